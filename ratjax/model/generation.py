@@ -1,0 +1,123 @@
+"""Greedy generation: batched, jitted, mixed prompt lengths, no recompilation a length."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int, Int32
+
+from ratjax.errors import InputError
+from ratjax.shapes import Lengths, PRNGKeyArray
+from ratjax.sparsity.dense import Dense
+from ratjax.sparsity.pattern import Patterns, Reads
+
+SMALLEST_BUCKET = 16
+
+
+class Generation(NamedTuple):
+    """What `generate` returns.
+
+    Attributes:
+      tokens: int32 [B, max_new_tokens]; after a stop token, the stop token repeated.
+      prefill: entries read by the prompt, averaged over layers.
+      decode: entries read while decoding, summed over the steps up to the stop token. The
+        first token comes from prefill's logits and is not a decode step.
+    """
+
+    tokens: Int32[Array, "B N"]
+    prefill: Reads
+    decode: Reads
+
+
+def bucket(length: int) -> int:
+    """The padded length for a prompt: eight steps an octave, so at most 12.5 % is padding.
+
+    Every length in a bucket runs the same compiled program.
+    """
+    length = max(length, SMALLEST_BUCKET)
+    step = max(2 ** (length - 1).bit_length() // 16, SMALLEST_BUCKET)
+    return -(-length // step) * step
+
+
+def generate(
+    model: nnx.Module,
+    tokens: Int[Array, "B T"] | np.ndarray,
+    lengths: Int[Array, " B"] | np.ndarray,
+    max_new_tokens: int,
+    pattern: Patterns = Dense(),  # noqa: B008 (frozen)
+    *,
+    stop_token: int | None = None,
+    seed: int = 0,
+    rows: Int[Array, " B"] | np.ndarray | None = None,
+) -> Generation:
+    """Continues prompts greedily.
+
+    Args:
+      model: a `Decoder` (anything with its `prefill` and `decode`).
+      tokens: prompts padded on the right, [B, T]; what stands behind a prompt is ignored.
+      lengths: tokens of each prompt, [B], 1..T.
+      max_new_tokens: tokens to generate.
+      pattern: one pattern, or one for each layer. The first new token comes from prefill's
+        logits, which are dense under Quest and SnapKV.
+      stop_token: rows end after it (it is kept); generation ends when all rows have.
+      seed: of random selectors.
+      rows: numbers that tell prompts apart to random selectors, [B]; by default 0..B-1. Give
+        each prompt its own number and its draws do not depend on how prompts are batched.
+
+    Returns:
+      Tokens and the entries read.
+
+    Raises:
+      InputError: a length outside 1..T, or no tokens asked for.
+    """
+    tokens, lengths = np.asarray(tokens, np.int32), np.asarray(lengths, np.int32)
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+    if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
+        raise InputError(
+            f"lengths={lengths.min()}..{lengths.max()}: prompts must hold between 1 and "
+            f"{tokens.shape[1]} tokens, the width of `tokens`"
+        )
+    longest = int(lengths.max())
+    padded = np.zeros((tokens.shape[0], bucket(longest)), np.int32)
+    padded[:, :longest] = tokens[:, :longest]
+    padded[np.arange(padded.shape[1]) >= lengths[:, None]] = 0
+    numbers = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+    stop = jnp.int32(-1 if stop_token is None else stop_token)
+    return _generate(model, padded, lengths, keys, stop, max_new_tokens, pattern)
+
+
+@partial(jax.jit, static_argnames=("max_new_tokens", "pattern"))
+def _generate(
+    model: nnx.Module,
+    tokens: Int32[Array, "B T"],
+    lengths: Lengths,
+    keys: PRNGKeyArray,
+    stop: Int32[Array, ""],
+    max_new_tokens: int,
+    pattern: Patterns,
+) -> Generation:
+    logits, state, prefill_reads = model.prefill(tokens, lengths, pattern, max_new_tokens, keys)
+    first = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    out = jnp.broadcast_to(stop, (len(first), max_new_tokens)).at[:, 0].set(first)
+    zeros = jnp.zeros(len(first), jnp.float32)
+
+    def unfinished(carry):
+        step, token, *_ = carry
+        return (step < max_new_tokens) & ~jnp.all(token == stop)
+
+    def advance(carry):
+        step, token, out, state, reads = carry
+        logits, state, step_reads = model.decode(token[:, None], state, pattern, keys)
+        running = token != stop
+        token = jnp.where(running, jnp.argmax(logits, axis=-1).astype(jnp.int32), stop)
+        reads = jax.tree.map(lambda total, new: total + jnp.where(running, new, 0), reads, step_reads)
+        return step + 1, token, out.at[:, step].set(token), state, reads
+
+    initial = (jnp.int32(1), first, out, state, Reads(zeros, zeros))
+    _, _, out, _, decode_reads = jax.lax.while_loop(unfinished, advance, initial)
+    return Generation(out, prefill_reads, decode_reads)

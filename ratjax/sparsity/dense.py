@@ -1,0 +1,62 @@
+"""Dense causal attention: every earlier entry is read. The baseline, and others' prefill."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ratjax_kernels import dense_decode
+
+from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.sparsity.cache import KVCache
+from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
+
+
+def prefill(q: Queries, k: Keys, v: Values) -> Queries:
+    """Causal softmax attention, scale D^-0.5, T = S; grouped heads allowed.
+
+    On CUDA in half precision this is cuDNN's kernel; elsewhere XLA's, with scores in float32.
+    """
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    implementation = "cudnn" if half and jax.default_backend() == "gpu" else "xla"
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, implementation=implementation
+    )
+
+
+def full_lengths(q: Queries, lengths: Lengths | None) -> Lengths:
+    """`lengths`, or the whole padded length for every prompt."""
+    return jnp.full((q.shape[0],), q.shape[1], jnp.int32) if lengths is None else lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Pattern):
+    """Reads everything."""
+
+    def attend(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths | None = None,
+        keys: PRNGKeyArray | None = None,
+    ) -> tuple[Queries, Reads]:
+        pairs = causal_pairs(full_lengths(q, lengths))
+        return prefill(q, k, v), Reads(pairs, pairs)
+
+    def compress(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths,
+        new_tokens: int,
+        keys: PRNGKeyArray | None = None,
+    ) -> KVCache:
+        return KVCache.create(k, v, lengths, new_tokens)
+
+    def decode(
+        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "B 1 H D"], Reads]:
+        visible = cache.lengths.astype(jnp.float32)
+        return dense_decode(q, cache.k, cache.v, cache.lengths), Reads(visible, visible)

@@ -1,0 +1,78 @@
+"""The interface between the model and a sparse pattern."""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, PyTree
+
+from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+
+Cache = PyTree[Array]
+
+
+class Reads(NamedTuple):
+    """Key/value entries, per prompt: summed over its queries, averaged over the query heads.
+
+    `read / visible` is the fraction of entries read. `visible` counts what dense causal
+    attention would have read: for a decode step the whole context so far, including what a
+    compressed cache has discarded.
+    """
+
+    read: Float32[Array, " B"]
+    visible: Float32[Array, " B"]
+
+
+def causal_pairs(lengths: Lengths) -> Float32[Array, " B"]:
+    """Query-key pairs of dense causal attention over `lengths` tokens."""
+    n = lengths.astype(jnp.float32)
+    return n * (n + 1) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern(abc.ABC):
+    """One way to choose the entries that a query reads.
+
+    Patterns are hashable and static: a new setting is a new compiled program. `keys` (one
+    random key a prompt) is needed by random selectors alone. Queries and keys come rotated;
+    k and v are zero beyond a prompt's length.
+    """
+
+    @abc.abstractmethod
+    def attend(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths | None = None,
+        keys: PRNGKeyArray | None = None,
+    ) -> tuple[Queries, Reads]:
+        """Attention over whole sequences (T = S): training and prefill.
+
+        `lengths` (valid tokens a prompt, None for all) only matters for `Reads`: padding
+        stands behind the prompt, where causality hides it. What is returned at padded
+        queries is unspecified.
+        """
+
+    @abc.abstractmethod
+    def compress(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths,
+        new_tokens: int,
+        keys: PRNGKeyArray | None = None,
+    ) -> Any:
+        """The cache of one layer after prefill, with room for `new_tokens` more."""
+
+    @abc.abstractmethod
+    def decode(
+        self, q: Float[Array, "B 1 H D"], cache: Any, keys: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "B 1 H D"], Reads]:
+        """One query a prompt against one layer's cache, which already holds its own token."""
+
+
+Patterns = Pattern | tuple[Pattern, ...]
+"""One pattern for all layers, or one for each."""

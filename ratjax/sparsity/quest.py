@@ -1,0 +1,177 @@
+"""Quest (arXiv 2406.10774): decode reads the K pages whose keys could score highest.
+
+A page is a run of consecutive tokens, summarised by its channel-wise minimum and maximum
+key; their product with the query bounds every key's score from above. Prefill is dense and
+the whole cache is kept. Quest's kernels force the current page and count it in the budget;
+the paper also forces the first.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
+from ratjax_kernels import page_bounds, page_scores, paged_decode
+
+from ratjax.errors import check_positive
+from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.sparsity.cache import KVCache, PagedCache
+from ratjax.sparsity.dense import Dense
+from ratjax.sparsity.pattern import Pattern, Reads
+from ratjax.sparsity.selection import (
+    as_mask,
+    check_forced,
+    check_selection,
+    choose,
+    fold_in,
+    random_scores,
+    share_over_group,
+)
+
+
+def select(
+    scores: Float32[Array, "B H P"],
+    lengths: Lengths,
+    *,
+    page_size: int,
+    pages: int,
+    force_first: bool = True,
+    force_current: bool = True,
+) -> Int32[Array, "B H K"]:
+    """The pages each query head reads, given their scores.
+
+    Args:
+      scores: upper bounds q.k of each page (`ratjax_kernels.page_scores`).
+      lengths: valid tokens; the current page is the one that holds the last of them.
+      page_size: tokens a page.
+      pages: K, the pages to keep, forced ones included.
+      force_first: always keep page 0.
+      force_current: always keep the current page.
+
+    Returns:
+      Page indices in ascending order, -1 where the context has fewer pages than K.
+    """
+    page = jnp.arange(scores.shape[-1])
+    current = ((lengths - 1) // page_size)[:, None, None]
+    forced = ((page == 0) & force_first) | ((page == current) & force_current)
+    return choose(scores, page <= current, forced, pages)
+
+
+def decode(
+    q: Float[Array, "B 1 H D"],
+    k: Keys,
+    v: Values,
+    lengths: Lengths,
+    *,
+    page_size: int,
+    pages: int,
+    force_first: bool = True,
+    force_current: bool = True,
+) -> tuple[Float[Array, "B 1 H D"], Bool[Array, "B H P"]]:
+    """One decode step of Quest from a plain cache; page bounds are computed on the way.
+
+    Args:
+      q: queries, already rotated, [B, 1, H, D].
+      k: cached keys, rotated, [B, S, G, D]; S need not be a multiple of `page_size`.
+      v: cached values.
+      lengths: valid keys of each row, the query's own included, int32 [B].
+      page_size: tokens a page.
+      pages: pages each query head reads, forced ones included. Rows with fewer valid pages
+        keep them all.
+      force_first: page 0 is always read.
+      force_current: the page of the last valid key is always read.
+
+    Returns:
+      (attention's output [B, 1, H, D], the pages selected, bool [B, H, P]).
+
+    Raises:
+      ConfigError: more pages forced than kept, or a page size below 1.
+    """
+    pattern = Quest(page_size, pages, force_first, force_current)
+    k_min, k_max = page_bounds(k, lengths, page_size)
+    cache = PagedCache(k, v, lengths, k_min, k_max, page_size)
+    ids = pattern.select(q, cache)
+    return paged_decode(q, k, v, lengths, ids, page_size), as_mask(ids, k_min.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Quest(Pattern):
+    """Dense prefill; each decode step reads `pages` pages of `page_size` tokens.
+
+    Attributes:
+      page_size: tokens a page.
+      pages: K, forced ones included.
+      force_first: page 0 is always read (the paper; not in Quest itself).
+      force_current: the newest page is always read (Quest's kernels).
+      per: each `query_head` selects for itself, as if keys were repeated; or one selection
+        per `kv_head`, by the mean score of its query heads.
+      selector: `original`, or `random`: K pages drawn anew at every step, forced ones kept.
+    """
+
+    page_size: int
+    pages: int
+    force_first: bool = True
+    force_current: bool = True
+    per: str = "query_head"
+    selector: str = "original"
+
+    def __post_init__(self):
+        check_positive("quest.page_size", self.page_size)
+        check_forced("quest", "pages", self.pages, self.force_first + self.force_current)
+        check_selection("quest", self.per, self.selector)
+
+    def attend(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths | None = None,
+        keys: PRNGKeyArray | None = None,
+    ) -> tuple[Queries, Reads]:
+        return Dense().attend(q, k, v, lengths)
+
+    def compress(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths,
+        new_tokens: int,
+        keys: PRNGKeyArray | None = None,
+    ) -> PagedCache:
+        cache = KVCache.create(k, v, lengths, new_tokens)
+        k_min, k_max = page_bounds(cache.k, lengths, self.page_size)
+        return PagedCache(cache.k, cache.v, lengths, k_min, k_max, self.page_size)
+
+    def select(
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: PagedCache,
+        keys: PRNGKeyArray | None = None,
+    ) -> Int32[Array, "B H K"]:
+        """The pages this step reads; see `select`."""
+        kv_heads = cache.k_min.shape[-2]
+        if self.selector == "random":
+            shape = (q.shape[2], cache.k_min.shape[1])
+            scores = random_scores(fold_in(keys, cache.lengths), shape)
+        else:
+            scores = page_scores(q, cache.k_min, cache.k_max)
+        if self.per == "kv_head":
+            scores = share_over_group(scores, kv_heads)
+        return select(
+            scores,
+            cache.lengths,
+            page_size=self.page_size,
+            pages=self.pages,
+            force_first=self.force_first,
+            force_current=self.force_current,
+        )
+
+    def decode(
+        self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "B 1 H D"], Reads]:
+        ids = self.select(q, cache, keys)
+        out = paged_decode(q, cache.k, cache.v, cache.lengths, ids, self.page_size)
+        lengths = cache.lengths[:, None, None]
+        tokens = jnp.clip(lengths - ids * self.page_size, 0, self.page_size)
+        read = jnp.where(ids < 0, 0, tokens).sum(-1).mean(-1, dtype=jnp.float32)
+        return out, Reads(read, cache.lengths.astype(jnp.float32))

@@ -1,0 +1,184 @@
+"""SnapKV (arXiv 2404.14469): after prefill keep the C tokens that the prompt's end looks at.
+
+The last W queries of the prompt (the observation window) vote with their attention weights;
+votes are pooled along the sequence, the best prefix tokens are kept beside the window
+itself, and the rest of the cache is discarded. Tokens generated later are appended
+uncompressed. Capacity includes the window. Prefill attends to everything.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
+from ratjax_kernels import window_scores
+
+from ratjax.errors import ConfigError, check_choice, check_positive
+from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.sparsity.cache import KVCache
+from ratjax.sparsity.dense import Dense, full_lengths
+from ratjax.sparsity.pattern import Pattern, Reads
+from ratjax.sparsity.selection import check_forced, check_selection, choose, random_scores
+
+
+def last_queries(q: Queries, lengths: Lengths, window: int) -> Float[Array, "B W H D"]:
+    """The last `window` queries of each prompt; a shorter prompt repeats its first one in
+    front (`window_scores` does not count queries at negative positions)."""
+    positions = lengths[:, None] - window + jnp.arange(window)
+    return jnp.take_along_axis(q, jnp.maximum(positions, 0)[..., None, None], axis=1)
+
+
+def pool(
+    scores: Float32[Array, "B G S"], kernel_size: int, pooling: str
+) -> Float32[Array, "B G S"]:
+    """Average or maximum over `kernel_size` neighbours, stride 1, same length.
+
+    Zero padding counts in the average, as in the original. (Weights are not negative, so
+    zeros outside leave a maximum as it is.)
+    """
+    half = kernel_size // 2
+    window, padding = (1, 1, kernel_size), ((0, 0), (0, 0), (half, half))
+    if pooling == "max":
+        return jax.lax.reduce_window(scores, 0.0, jax.lax.max, window, (1, 1, 1), padding)
+    total = jax.lax.reduce_window(scores, 0.0, jax.lax.add, window, (1, 1, 1), padding)
+    return total / kernel_size
+
+
+def select(
+    scores: Float32[Array, "B G S"],
+    lengths: Lengths,
+    *,
+    window: int,
+    capacity: int,
+) -> Int32[Array, "B G C"]:
+    """Positions to keep, ascending, -1 last: the window, then the best of the prefix."""
+    position = jnp.arange(scores.shape[-1])
+    candidates: Bool[Array, "B 1 S"] = position < lengths[:, None, None]
+    return choose(scores, candidates, position >= lengths[:, None, None] - window, capacity)
+
+
+def gather(x: Keys, positions: Int32[Array, "B G C"]) -> Float[Array, "B C G D"]:
+    """Each key/value head's entries at its own positions; zeros where the position is -1."""
+    index = jnp.moveaxis(positions, 1, 2)[..., None]
+    kept = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=1)
+    return jnp.where(index >= 0, kept, 0)
+
+
+def compress(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *,
+    window: int,
+    capacity: int,
+    kernel_size: int = 5,
+    pooling: str = "avg",
+    lengths: Lengths | None = None,
+) -> tuple[Float[Array, "B C G D"], Float[Array, "B C G D"], Int32[Array, "B G C"]]:
+    """Keeps `capacity` entries of each prompt and key/value head.
+
+    Args:
+      q: the prompt's queries, rotated, [B, T, H, D].
+      k: its keys, rotated, [B, T, G, D].
+      v: its values.
+      window: W, the queries that vote and the tokens always kept: each prompt's last.
+      capacity: C, entries kept, the window included.
+      kernel_size: votes are pooled over this many neighbours; odd.
+      pooling: `avg` or `max`.
+      lengths: valid tokens of each prompt (None: all T).
+
+    Returns:
+      (keys [B, C, G, D], values, positions [B, G, C]); positions ascend, and are -1 (the
+      entries zero) where a prompt is shorter than the capacity.
+
+    Raises:
+      ConfigError: a window above the capacity, an even kernel, an unknown pooling.
+    """
+    pattern = SnapKV(window, capacity, kernel_size, pooling)
+    positions = pattern.select(q, k, full_lengths(q, lengths))
+    return gather(k, positions), gather(v, positions), positions
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapKV(Pattern):
+    """Dense prefill; decode reads what was kept, and everything generated since.
+
+    Attributes:
+      window: W, the observation window in tokens.
+      capacity: C, tokens kept after prefill, the window included.
+      kernel_size: pooling width, odd.
+      pooling: `avg` or `max`.
+      selector: `original`, or `random`: the prefix tokens are drawn once, the window kept.
+    """
+
+    window: int
+    capacity: int
+    kernel_size: int = 5
+    pooling: str = "avg"
+    selector: str = "original"
+
+    def __post_init__(self):
+        check_positive("snapkv.window", self.window)
+        check_forced("snapkv", "capacity", self.capacity, self.window)
+        check_positive("snapkv.kernel_size", self.kernel_size)
+        if self.kernel_size % 2 == 0:
+            raise ConfigError("snapkv.kernel_size", self.kernel_size, "must be odd")
+        check_choice("snapkv.pooling", self.pooling, ("avg", "max"))
+        check_selection("snapkv", "kv_head", self.selector)
+
+    def attend(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths | None = None,
+        keys: PRNGKeyArray | None = None,
+    ) -> tuple[Queries, Reads]:
+        return Dense().attend(q, k, v, lengths)
+
+    def select(
+        self, q: Queries, k: Keys, lengths: Lengths, keys: PRNGKeyArray | None = None
+    ) -> Int32[Array, "B G C"]:
+        """The positions to keep; see `select`. Grouped query heads vote together."""
+        if self.selector == "random":
+            scores = random_scores(keys, (k.shape[2], k.shape[1]))
+        else:
+            votes = window_scores(last_queries(q, lengths, self.window), k, lengths)
+            prefix = jnp.arange(k.shape[1]) < lengths[:, None, None] - self.window
+            scores = pool(jnp.where(prefix, votes, 0), self.kernel_size, self.pooling)
+        return select(scores, lengths, window=self.window, capacity=self.capacity)
+
+    def compress(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        lengths: Lengths,
+        new_tokens: int,
+        keys: PRNGKeyArray | None = None,
+    ) -> "SnapKVCache":
+        positions = self.select(q, k, lengths, keys)
+        kept = KVCache.create(
+            gather(k, positions),
+            gather(v, positions),
+            jnp.minimum(lengths, self.capacity),
+            new_tokens,
+        )
+        return SnapKVCache(kept.k, kept.v, kept.lengths, lengths - kept.lengths)
+
+    def decode(
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: "SnapKVCache",
+        keys: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B 1 H D"], Reads]:
+        out, reads = Dense().decode(q, cache)
+        return out, Reads(reads.read, reads.visible + cache.discarded)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SnapKVCache(KVCache):
+    """What was kept; `discarded` counts the prompt's tokens that were not."""
+
+    discarded: Int32[Array, "*layers B"]
