@@ -1,15 +1,12 @@
 """What every data folder shares: an `index.json`, written last, and the errors of reading one."""
 
-import contextlib
 import hashlib
-import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 from ratjax.errors import InputError
+from ratjax.files import read_json
 
 INDEX = "index.json"
 SAMPLE = 1 << 16
@@ -28,40 +25,10 @@ def read_index(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = pathlib.Path(folder) / INDEX
     try:
-        index = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return read_json(path)
+    except FileNotFoundError:
         what = "has no index.json" if path.parent.is_dir() else "does not exist"
         raise MissingDataError(f"{folder}: data folder {what}; make it first") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); make the folder again") from None
-    if not isinstance(index, dict):
-        raise InputError(f"{path}: must hold a JSON object; make the folder again")
-    return index
-
-
-@contextlib.contextmanager
-def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary folder that takes the name `folder` if the block succeeds, and else vanishes.
-
-    Raises:
-      InputError: `folder` exists and is not empty.
-    """
-    target = pathlib.Path(folder)
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(f"{folder}: exists and is not empty; remove it or choose another name")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
-        yield part
-        os.replace(part, target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-def write_index(folder: pathlib.Path, index: dict[str, Any]) -> None:
-    """Writes `index.json`: last, so that its presence means that the rest is there."""
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
 
 
 def fingerprint(*files: pathlib.Path) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from ratjax.data.batch import Batch
-from ratjax.data.folder import MissingDataError, fingerprint, new_folder, read_index, write_index
+from ratjax.data.folder import INDEX, MissingDataError, fingerprint, read_index
 from ratjax.errors import InputError
+from ratjax.files import new_folder, write_json
 
 KIND = "rows"
 
@@ -32,7 +33,7 @@ def write_rows(
     with new_folder(folder) as part:
         np.save(part / "tokens.npy", tokens)
         np.save(part / "loss_mask.npy", loss_mask)
-        write_index(part, {"kind": KIND, "rows": rows, "length": length, **facts})
+        write_json(part / INDEX, {"kind": KIND, "rows": rows, "length": length, **facts})
 
 
 class Rows:

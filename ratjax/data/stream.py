@@ -14,8 +14,9 @@ import tokenizers
 from jaxtyping import Int64
 
 from ratjax.data.batch import Batch
-from ratjax.data.folder import MissingDataError, fingerprint, new_folder, read_index, write_index
+from ratjax.data.folder import INDEX, MissingDataError, fingerprint, read_index
 from ratjax.errors import InputError
+from ratjax.files import new_folder, write_json
 
 KIND = "stream"
 TOKEN = np.dtype("<u4")
@@ -60,8 +61,8 @@ def write_stream(
             total += size
         if not files:
             raise InputError(f"{folder}: there is no text to write into it")
-        write_index(
-            part,
+        write_json(
+            part / INDEX,
             {
                 "kind": KIND,
                 "eos_id": eos_id,

@@ -1,0 +1,62 @@
+"""Writing all or nothing, and reading JSON with errors that a user can act on."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ratjax.errors import InputError
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder that takes the name `folder` if the block succeeds, and else vanishes.
+
+    Raises:
+      InputError: `folder` exists and is not empty.
+    """
+    target = pathlib.Path(folder).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty; remove it or choose another name")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.replace(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def write_file(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces a file's whole content at once, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON, at once."""
+    write_file(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      FileNotFoundError: no such file.
+      InputError: its content is something else.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return value

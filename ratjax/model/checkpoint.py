@@ -1,0 +1,242 @@
+"""Model folders: what this project writes a model as, and reads it back from.
+
+    model.json              the ModelConfig, versions, and where the model came from
+    tokenizer.json          the tokenizer it was trained with
+    checkpoints/<step>/     Orbax: `params`, and beside it what training alone needs;
+                            files.json names every file with its size
+
+Parameters are read without any knowledge of the optimizer that lies beside them.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import tokenizers
+from orbax.checkpoint import v1 as ocp
+
+from ratjax.config.model import ModelConfig
+from ratjax.config.overrides import from_mapping, to_json
+from ratjax.errors import ConfigError, InputError
+from ratjax.files import new_folder, read_json, write_file, write_json
+from ratjax.model.decoder import Decoder
+from ratjax.model.parameters import (
+    AbstractParameters,
+    Parameters,
+    abstract_parameters,
+    to_model,
+    to_parameters,
+)
+
+MODEL, TOKENIZER, CHECKPOINTS, PARAMS = "model.json", "tokenizer.json", "checkpoints", "params"
+SEAL = "files.json"
+
+Result = TypeVar("Result")
+
+
+def load_model(
+    path: str | os.PathLike, dtype: str | None = None, step: int | None = None
+) -> Decoder:
+    """Loads a model that this project wrote onto the first device.
+
+    Args:
+      path: a model folder, or one of its `checkpoints/<step>` folders.
+      dtype: the compute dtype, in place of the one in `model.json`; parameters stay float32.
+      step: which checkpoint; None takes the newest.
+
+    Raises:
+      InputError: nothing there, an unknown field in `model.json`, a checkpoint that is missing
+        or truncated or belongs to another model, a tokenizer larger than the vocabulary.
+    """
+    folder, step = locate(pathlib.Path(path), step)
+    config = read_config(folder)
+    if dtype is not None:
+        config = dataclasses.replace(config, dtype=dtype)
+    if (folder / TOKENIZER).exists():
+        check_tokenizer(folder / TOKENIZER, config)
+    step = newest_step(folder) if step is None else step
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return to_model(config, read_parameters(folder, step, abstract_parameters(config), device))
+
+
+def save_model(
+    path: str | os.PathLike,
+    model: Decoder,
+    tokenizer_file: str | os.PathLike | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes a model folder with one checkpoint, step 0; all or nothing.
+
+    Args:
+      path: the folder; must not exist yet, or be empty.
+      model: its parameters and config.
+      tokenizer_file: a `tokenizer.json` to copy in, or None.
+      provenance: where the model came from, as JSON types.
+
+    Raises:
+      InputError: the folder is not empty, or the tokenizer does not fit the model.
+    """
+    with new_folder(path) as part:
+        write_card(part, model.config, tokenizer_file, provenance)
+        target = part / CHECKPOINTS / "0"
+        ocp.save_checkpointables(target, {PARAMS: to_parameters(model)})
+        seal(target)
+
+
+def write_card(
+    folder: pathlib.Path,
+    config: ModelConfig,
+    tokenizer_file: str | os.PathLike | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes `model.json` and copies the tokenizer.
+
+    Raises:
+      InputError: the tokenizer is missing, unreadable, or larger than the model's vocabulary.
+    """
+    if tokenizer_file is not None:
+        check_tokenizer(pathlib.Path(tokenizer_file), config)
+        write_file(folder / TOKENIZER, pathlib.Path(tokenizer_file).read_bytes())
+    packages = ("ratjax", "jax", "flax", "orbax-checkpoint")
+    card = {
+        "model": to_json(config),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "provenance": dict(provenance),
+    }
+    write_json(folder / MODEL, card)
+
+
+def read_config(folder: pathlib.Path) -> ModelConfig:
+    """The configuration in a folder's `model.json`.
+
+    Raises:
+      InputError: it is missing, damaged, or has fields that this version does not know.
+    """
+    path = folder / MODEL
+    try:
+        return from_mapping(ModelConfig, read_json(path)["model"])
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no model here (no {MODEL} in it)") from None
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: has no field 'model' with a model's fields") from None
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def check_tokenizer(path: pathlib.Path, config: ModelConfig) -> None:
+    """Raises `InputError` unless `path` is a tokenizer whose tokens the model knows."""
+    try:
+        size = tokenizers.Tokenizer.from_file(str(path)).get_vocab_size()
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{path}: not readable as a tokenizer ({error})") from None
+    if size > config.vocab_size:
+        raise ConfigError(
+            "model.vocab_size", config.vocab_size, f"is less than the {size} tokens of {path}"
+        )
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """The steps that a model folder has checkpoints of, oldest first."""
+    root = folder / CHECKPOINTS
+    names = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest_step(folder: pathlib.Path) -> int:
+    """The last of `steps`; raises `InputError` where there are none."""
+    found = steps(folder)
+    if not found:
+        raise InputError(f"{folder}: has no checkpoint yet (nothing in {CHECKPOINTS}/)")
+    return found[-1]
+
+
+def read_parameters(
+    folder: pathlib.Path,
+    step: int,
+    wanted: AbstractParameters,
+    sharding: jax.sharding.Sharding,
+    optional: frozenset[str] = frozenset(),
+) -> Parameters:
+    """Reads parameters by name.
+
+    Args:
+      folder: a model folder.
+      step: which of its checkpoints.
+      wanted: shapes and dtypes.
+      sharding: where every array goes. Always explicit: without one, Orbax would look for the
+        devices that the model was saved from.
+      optional: names that may be absent; they are left out of the result then.
+
+    Raises:
+      InputError: the checkpoint is missing or damaged, or its arrays are not the wanted ones.
+    """
+    path = (folder / CHECKPOINTS / str(step)).absolute()
+    if not path.is_dir():
+        known = ", ".join(map(str, steps(folder))) or "none"
+        raise InputError(f"{path}: no such checkpoint; steps there: {known}")
+    stored = read_or_fail(path, lambda: _shapes(path))
+    wanted = {n: a for n, a in wanted.items() if n in stored or n not in optional}
+    shapes = {name: array.shape for name, array in wanted.items()}
+    if stored != shapes:
+        name = min(n for n in {*stored, *shapes} if stored.get(n) != shapes.get(n))
+        raise InputError(
+            f"{path}: not a checkpoint of this model: {name} has shape {stored.get(name)} there, "
+            f"{shapes.get(name)} by the model's config"
+        )
+    abstract = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+        for name, array in wanted.items()
+    }
+    return read_or_fail(path, lambda: ocp.load_checkpointables(path, {PARAMS: abstract})[PARAMS])
+
+
+def seal(path: pathlib.Path) -> None:
+    """Notes every file of a finished checkpoint with its size, for `check_seal`."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEAL)
+    write_json(path / SEAL, {str(f.relative_to(path)): f.stat().st_size for f in files})
+
+
+def check_seal(path: pathlib.Path) -> None:
+    """Raises `InputError` if a file of a sealed checkpoint is missing or of another size.
+
+    Orbax itself notices some truncations late and at length, and some not at all. A checkpoint
+    without a seal (its writer died within a moment of finishing it) passes.
+    """
+    try:
+        sizes = read_json(path / SEAL)
+    except FileNotFoundError:
+        return
+    for name, size in sizes.items():
+        file = path / name
+        found = file.stat().st_size if file.exists() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes of {size}"
+            raise InputError(f"{path}: damaged: {name} {what}")
+
+
+def read_or_fail(path: pathlib.Path, read: Callable[[], Result]) -> Result:
+    """Calls `read`; whatever an unreadable checkpoint makes it raise becomes an `InputError`."""
+    check_seal(path)
+    try:
+        return read()
+    except Exception as error:  # Orbax, TensorStore and JSON each raise their own
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+        raise InputError(f"{path}: damaged: cannot be read ({reason})") from error
+
+
+def _shapes(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    metadata = ocp.checkpointables_metadata(path).metadata
+    return {name: tuple(array.shape) for name, array in metadata[PARAMS].items()}
+
+
+def locate(path: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:
+    """(model folder, step or None) from either kind of path."""
+    if not path.exists():
+        raise InputError(f"{path}: no such folder")
+    if path.name.isdecimal() and path.absolute().parent.name == CHECKPOINTS:
+        return path.absolute().parent.parent, int(path.name)
+    return path, step

@@ -1,0 +1,64 @@
+"""A model as a flat dictionary of named arrays, and back.
+
+The names are the attribute paths of the modules, such as `blocks/attention/w_q`; layers are
+stacked along each array's first axis. Optimizers, checkpoints and converters speak this form:
+it says nothing of Flax, so none of them has to.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ratjax.config.model import ModelConfig
+from ratjax.model.decoder import Decoder
+from ratjax.shapes import Array, PRNGKeyArray
+
+Parameters = dict[str, Array]
+AbstractParameters = dict[str, jax.ShapeDtypeStruct]
+
+
+def is_memory(name: str) -> bool:
+    """Whether a parameter belongs to the decaying memory."""
+    return "memory" in name.split("/")
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """The name of a leaf that `jax.tree_util.tree_flatten_with_path` found in a model."""
+    parts = [
+        str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path
+    ]
+    if parts[-1] == "value":  # the inside of an nnx.Param
+        parts.pop()
+    return "/".join(parts)
+
+
+def to_parameters(model: Decoder) -> Parameters:
+    """The model's arrays by name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model)
+    return {name_of(path): leaf for path, leaf in leaves}
+
+
+@functools.cache
+def _layout(config: ModelConfig) -> tuple[tuple[str, ...], tuple[jax.ShapeDtypeStruct, ...], Any]:
+    abstract = jax.eval_shape(lambda key: Decoder(config, key), jax.random.key(0))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    return tuple(name_of(path) for path, _ in leaves), tuple(x for _, x in leaves), structure
+
+
+def abstract_parameters(config: ModelConfig) -> AbstractParameters:
+    """Every parameter's shape and dtype; allocates nothing."""
+    names, leaves, _ = _layout(config)
+    return dict(zip(names, leaves, strict=True))
+
+
+def to_model(config: ModelConfig, parameters: Mapping[str, Any]) -> Decoder:
+    """The model that has these parameters. Works on traced arrays, inside `jax.jit`."""
+    names, _, structure = _layout(config)
+    return jax.tree.unflatten(structure, [parameters[name] for name in names])
+
+
+def initial_parameters(config: ModelConfig) -> Callable[[PRNGKeyArray], Parameters]:
+    """A compiled function from a random key to fresh parameters."""
+    return jax.jit(lambda key: to_parameters(Decoder(config, key)))
