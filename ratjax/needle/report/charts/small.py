@@ -1,0 +1,37 @@
+"""Drawings that fit a line of text: legend swatches and the headline's dumbbells."""
+
+from collections.abc import Mapping, Sequence
+
+from ratjax.needle.report.charts.axes import Scale, line, marker
+from ratjax.needle.report.markup import Markup, el
+
+
+def swatch(position: int | None, style: str = "curve", marked: bool = True) -> Markup:
+    """A legend's sample of a line; `position` None is the grey of the paper's numbers.
+
+    Args:
+        style: the line's classes: "curve", "curve dashed", "dense", "loss", "loss dashed".
+        marked: whether the backbone's marker sits on it.
+    """
+    name = f"b{position % 4}" if position is not None else "ghost"
+    stroke = line(1, 8, 29, 8, f"{style} {name}")
+    mark = marker(15, 8, position or 0, name) if marked else ""
+    return el("svg", stroke, mark, class_="swatch", viewBox="0 0 30 16", aria_hidden="true")
+
+
+def dumbbell(scores: Sequence[tuple[str, float]], positions: Mapping[str, int]) -> Markup:
+    """The backbones' scores (0 to 100) on one line, a bar between the ends."""
+    scale = Scale(0, 100, 6, 154)
+    spots = [scale(score) for _, score in scores]
+    frame = [
+        line(6, 8, 154, 8, "grid"),
+        *(line(scale(v), 5, scale(v), 11, "grid") for v in (0, 50, 100)),
+    ]
+    bar = line(min(spots), 8, max(spots), 8, "bar") if spots else ""
+    marks = [
+        marker(spot, 8, positions[name], f"b{positions[name] % 4}")
+        for spot, (name, _) in zip(spots, scores, strict=True)
+    ]
+    return el(
+        "svg", *frame, bar, *marks, class_="dumbbell", viewBox="0 0 160 16", aria_hidden="true"
+    )

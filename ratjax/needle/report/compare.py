@@ -1,0 +1,240 @@
+"""Pairs the backbones prompt by prompt and judges their differences."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ratjax.needle.report.grid import Cell, Group, replicate
+from ratjax.needle.report.predictions import CellPredictions, Predictions
+from ratjax.needle.report.records import Setting
+from ratjax.needle.statistics import (
+    Differences,
+    Estimate,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+)
+
+ALPHA = 0.05
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`other` minus `baseline`, in points.
+
+    Of a cell (`task` given) or of the mean over the group's tasks (`task` None). Without paired
+    predictions only `points` is known. `only_baseline` and `only_other` count prompts that one
+    side answers fully (in more of the seeds) and the other does not.
+    """
+
+    setting: Setting
+    task: str | None
+    baseline: str
+    other: str
+    points: float
+    interval: Estimate | None = None
+    net_of_dense: Estimate | None = None
+    prompts: int = 0
+    only_baseline: int = 0
+    only_other: int = 0
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm is not None and self.p_holm <= ALPHA
+
+    @property
+    def discordant(self) -> float:
+        """Share of the prompts on which exactly one side is right."""
+        return (self.only_baseline + self.only_other) / self.prompts if self.prompts else 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All differences of a group between its first backbone and one other."""
+
+    group: Group
+    baseline: str
+    other: str
+    averages: Mapping[Setting, Difference]
+    cells: Mapping[tuple[Setting, str], Difference]
+
+    @property
+    def tested(self) -> list[Difference]:
+        """Cells of the main settings that could be paired, so that they were tested."""
+        main = self.group.main_settings
+        return [d for (setting, _), d in self.cells.items() if setting in main and d.p is not None]
+
+
+def compare(group: Group, predictions: Predictions) -> tuple[Comparison, ...]:
+    """Compares every further backbone of the group with its first; none if there is one alone."""
+    baseline, *others = group.backbones
+    return tuple(_compare(group, baseline, other, predictions) for other in others)
+
+
+def _compare(group: Group, baseline: str, other: str, predictions: Predictions) -> Comparison:
+    cells: dict[tuple[Setting, str], Difference] = {}
+    averages: dict[Setting, Difference] = {}
+    paired = {
+        (setting, task): _pair(group, baseline, other, setting, task, predictions)
+        for setting in group.settings
+        for task in group.tasks
+    }
+    for setting in group.settings:
+        found = {
+            task: _cell_difference(group, baseline, other, setting, task, paired[setting, task])
+            for task in group.tasks
+        }
+        row = {task: difference for task, difference in found.items() if difference is not None}
+        # One family of hypotheses a setting: its tasks.
+        tested = [task for task, difference in row.items() if difference.p is not None]
+        adjusted = holm([p for task in tested if (p := row[task].p) is not None])
+        for task, p_holm in zip(tested, adjusted, strict=True):
+            row[task] = replace(row[task], p_holm=p_holm)
+        cells |= {(setting, task): difference for task, difference in row.items()}
+        average = _average_difference(group, baseline, other, setting, paired)
+        if average is not None:
+            averages[setting] = average
+    return Comparison(group, baseline, other, averages, cells)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Strict scores in points [R, P] of both sides, on the same seeds and prompts."""
+
+    seeds: tuple[tuple[int | None, int | None], ...]
+    indices: tuple[int, ...]
+    baseline: Differences
+    other: Differences
+
+    @property
+    def differences(self) -> Differences:
+        return self.other - self.baseline
+
+
+def _pair(
+    group: Group, baseline: str, other: str, setting: Setting, task: str, predictions: Predictions
+) -> _Pairs | None:
+    """Lines up what both sides answered: equal seeds, equal prompts. None if nothing does."""
+    first, second = group.cell(baseline, setting, task), group.cell(other, setting, task)
+    if first is None or second is None:
+        return None
+    sides = [_by_seed(cell, predictions) for cell in (first, second)]
+    seeds = sorted(sides[0].keys() & sides[1].keys(), key=str)
+    if not seeds:
+        return None
+    fingerprints = [set(side[seed].fingerprint.items()) for side in sides for seed in seeds]
+    indices = sorted(index for index, _ in set.intersection(*fingerprints))
+    if not indices:
+        return None
+    scores = [
+        np.array([[100.0 * side[seed].strict[i] for i in indices] for seed in seeds])
+        for side in sides
+    ]
+    return _Pairs(tuple(seeds), tuple(indices), *scores)
+
+
+def _by_seed(
+    cell: Cell, predictions: Predictions
+) -> dict[tuple[int | None, int | None], CellPredictions]:
+    return {replicate(r): predictions[r.key] for r in cell.results if r.key in predictions}
+
+
+def _cell_difference(
+    group: Group, baseline: str, other: str, setting: Setting, task: str, pairs: _Pairs | None
+) -> Difference | None:
+    first, second = group.cell(baseline, setting, task), group.cell(other, setting, task)
+    if first is None or second is None:
+        return None
+    points = second.strict.mean - first.strict.mean
+    if pairs is None:
+        return Difference(setting, task, baseline, other, points)
+    # With several seeds a prompt votes once, for the side that answers it fully more often:
+    # answers of two seeds to one prompt are not independent. With one seed this is McNemar's test.
+    full = (pairs.other >= 100).sum(axis=0) - (pairs.baseline >= 100).sum(axis=0)
+    only_baseline, only_other = int((full < 0).sum()), int((full > 0).sum())
+    return Difference(
+        setting,
+        task,
+        baseline,
+        other,
+        points,
+        interval=paired_bootstrap([pairs.differences], DRAWS),
+        prompts=len(pairs.indices),
+        only_baseline=only_baseline,
+        only_other=only_other,
+        p=mcnemar_exact(only_baseline, only_other),
+    )
+
+
+def _average_difference(
+    group: Group,
+    baseline: str,
+    other: str,
+    setting: Setting,
+    paired: Mapping[tuple[Setting, str], _Pairs | None],
+) -> Difference | None:
+    first, second = group.average(baseline, setting), group.average(other, setting)
+    if first is None or second is None:
+        return None
+    points = second.mean - first.mean
+    strata = [pairs for task in group.tasks if (pairs := paired[setting, task]) is not None]
+    same_seeds = len({pairs.seeds for pairs in strata}) == 1
+    if len(strata) < len(group.tasks) or not same_seeds:
+        return Difference(setting, None, baseline, other, points)
+    return Difference(
+        setting,
+        None,
+        baseline,
+        other,
+        points,
+        interval=paired_bootstrap([pairs.differences for pairs in strata], DRAWS),
+        net_of_dense=_net_of_dense(group, setting, strata, paired),
+        prompts=sum(len(pairs.indices) for pairs in strata),
+    )
+
+
+def _net_of_dense(
+    group: Group,
+    setting: Setting,
+    strata: Sequence[_Pairs],
+    paired: Mapping[tuple[Setting, str], _Pairs | None],
+) -> Estimate | None:
+    """The difference minus the dense difference on the same prompts: who kept more, whatever
+    each backbone scored dense."""
+    dense = group.dense_setting
+    if dense is None or setting.is_dense:
+        return None
+    net: list[Differences] = []
+    for task, pairs in zip(group.tasks, strata, strict=True):
+        reference = paired[dense, task]
+        if reference is None:
+            return None
+        # Dense has no selector to seed, so its replicates are told apart by training seed alone.
+        rows = {train_seed: row for row, (train_seed, _) in enumerate(reference.seeds)}
+        common = [i for i in pairs.indices if i in set(reference.indices)]
+        if not common or any(train_seed not in rows for train_seed, _ in pairs.seeds):
+            return None
+        here = [pairs.indices.index(i) for i in common]
+        there = [reference.indices.index(i) for i in common]
+        dense_rows = [rows[train_seed] for train_seed, _ in pairs.seeds]
+        net.append(pairs.differences[:, here] - reference.differences[dense_rows][:, there])
+    return paired_bootstrap(net, DRAWS)
+
+
+def dense_gap(group: Group, backbone: str, setting: Setting) -> float | None:
+    """Points that a backbone loses (negative) or gains against its own dense average."""
+    dense = group.dense_setting
+    own = group.average(backbone, setting)
+    reference = group.average(backbone, dense) if dense is not None else None
+    return None if own is None or reference is None else own.mean - reference.mean
+
+
+def median_discordance(differences: Sequence[Difference]) -> float:
+    """The usual share of discordant prompts, for power; 0 without any."""
+    shares = [d.discordant for d in differences if d.prompts]
+    return statistics.median(shares) if shares else 0.0

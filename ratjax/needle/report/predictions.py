@@ -1,0 +1,173 @@
+"""Streams predictions.jsonl: per-prompt scores for every cell, and some answers to look at.
+
+The files can be gigabytes (every line carries its prompt), so a line is read once and forgotten;
+what stays is a score and a fingerprint a prompt, and the first `keep` prompts of each cell.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ratjax.errors import InputError
+from ratjax.needle.report.load import Run
+from ratjax.needle.report.records import KEY_FIELDS, Result
+
+# Means of per-prompt scores against the stated score, in points: two decimals were rounded away.
+_TOLERANCE = 0.011
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prompt of one cell: what was asked, what was right and what the model said."""
+
+    index: int
+    prompt: str | None
+    gold: tuple[str, ...]
+    prediction: str
+    strict: float
+
+
+@dataclass
+class CellPredictions:
+    """Prompt index -> strict score in [0, 1], and -> fingerprint of prompt and gold answers."""
+
+    strict: dict[int, float] = field(default_factory=dict)
+    fingerprint: dict[int, int] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+
+
+Predictions = dict[tuple[Any, ...], CellPredictions]
+
+
+def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
+    """All predictions of the runs by `Result.key`.
+
+    Args:
+        keep: how many answers of each cell to keep whole, those of the lowest prompt indices.
+
+    Raises:
+        InputError: a broken line, a line that belongs to no result, or a cell whose per-prompt
+            scores do not average to the score that results.json states.
+    """
+    cells: Predictions = {}
+    # Settings share prompts: keep one copy of each text.
+    texts: dict[str, str] = {}
+    for run in runs:
+        path = run.predictions
+        if path is None:
+            continue
+        owners = _Owners(run.results)
+        for where, row in _lines(path):
+            result = owners.find(row, where)
+            cell = cells.setdefault(result.key, CellPredictions())
+            _add(cell, _parse(row, where), keep, texts)
+        _check_means(path, run.results, cells)
+    return cells
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}: line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(
+                    f"{where}: not valid JSON ({error}); run the evaluation again, it mends the end"
+                ) from error
+            if not isinstance(row, dict):
+                raise InputError(f"{where}: not an object with the fields of one prediction")
+            yield where, row
+
+
+def _parse(row: Mapping[str, Any], where: str) -> Answer:
+    def need(name: str, kind: type | tuple[type, ...]) -> Any:
+        value = row.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{where}: field {name!r} is missing or of the wrong type")
+        return value
+
+    prompt = row.get("input")
+    strict = float(need("strict", (int, float)))
+    if not 0 <= strict <= 1:
+        raise InputError(f"{where}: strict={strict} must be between 0 and 1")
+    return Answer(
+        index=need("index", int),
+        prompt=prompt if isinstance(prompt, str) else None,
+        gold=tuple(map(str, need("outputs", list))),
+        prediction=need("prediction", str),
+        strict=strict,
+    )
+
+
+def _add(cell: CellPredictions, answer: Answer, keep: int, texts: dict[str, str]) -> None:
+    # A cell that two folders share arrives twice; the rows are equal, so the last may win.
+    known = answer.index in cell.strict
+    cell.strict[answer.index] = answer.strict
+    prompt = zlib.crc32((answer.prompt or "").encode())
+    cell.fingerprint[answer.index] = zlib.crc32("\0".join(answer.gold).encode(), prompt)
+    if known or keep < 1:
+        return
+    if len(cell.answers) == keep:
+        last = max(cell.answers, key=lambda a: a.index)
+        if answer.index > last.index:
+            return
+        cell.answers.remove(last)
+    if answer.prompt is not None:
+        shared = texts.setdefault(answer.prompt, answer.prompt)
+        answer = replace(answer, prompt=shared)
+    cell.answers.append(answer)
+
+
+class _Owners:
+    """Finds the result that a prediction belongs to, by the fields its setting states."""
+
+    def __init__(self, results: Sequence[Result]):
+        self._results = results
+        # Names of the stated fields -> their values -> the rows that have them.
+        self._indexes: dict[tuple[str, ...], dict[tuple[Any, ...], list[Result]]] = {}
+
+    def find(self, row: Mapping[str, Any], where: str) -> Result:
+        setting = row.get("setting")
+        if not isinstance(setting, dict):
+            raise InputError(f"{where}: field 'setting' is missing or of the wrong type")
+        stated = {**setting, "task": row.get("task")}
+        names = tuple(name for name in KEY_FIELDS if name in stated)
+        values = tuple(stated[name] for name in names)
+        try:
+            matches = self._index(names).get(values, [])
+        except TypeError:  # a list or an object where a plain value belongs
+            matches = []
+        if len(matches) != 1:
+            cell = ", ".join(f"{n}={v}" for n, v in zip(names, values, strict=True))
+            raise InputError(
+                f"{where}: its setting and task fit {len(matches)} rows of results.json ({cell}); "
+                "both files must come from the same evaluation"
+            )
+        return matches[0]
+
+    def _index(self, names: tuple[str, ...]) -> dict[tuple[Any, ...], list[Result]]:
+        if names not in self._indexes:
+            index: dict[tuple[Any, ...], list[Result]] = {}
+            for result in self._results:
+                index.setdefault(tuple(result.raw.get(name) for name in names), []).append(result)
+            self._indexes[names] = index
+        return self._indexes[names]
+
+
+def _check_means(path: Path, results: Sequence[Result], cells: Predictions) -> None:
+    for result in results:
+        cell = cells.get(result.key)
+        if cell is None:
+            continue
+        mean = 100 * sum(cell.strict.values()) / len(cell.strict)
+        if abs(mean - result.score_strict) > _TOLERANCE:
+            raise InputError(
+                f"{path}: the {len(cell.strict)} predictions of {result.backbone}, "
+                f"{result.setting.method} {result.setting.budget}, {result.task} average to "
+                f"{mean:.2f}, but results.json states score_strict={result.score_strict:g}; "
+                "both files must come from the same evaluation"
+            )

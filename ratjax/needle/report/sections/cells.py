@@ -1,0 +1,150 @@
+"""Every cell in one table, to be sorted and filtered."""
+
+from collections.abc import Sequence
+
+from ratjax.needle.report import labels, paper
+from ratjax.needle.report.compare import Comparison
+from ratjax.needle.report.content import Content
+from ratjax.needle.report.grid import Cell, Group
+from ratjax.needle.report.markup import Child, Markup, el, join
+from ratjax.needle.report.sections.common import mark, note, number_cell, scrolling, section
+from ratjax.needle.report.summary import group_label
+
+
+def cells(content: Content) -> Markup:
+    rows = [
+        _row(content, group, cell, comparisons)
+        for group, comparisons in zip(content.groups, content.comparisons, strict=True)
+        for setting in group.settings
+        for task in group.tasks
+        for backbone in group.backbones
+        if (cell := group.cell(backbone, setting, task)) is not None
+    ]
+    columns = ["Context"] if len(content.groups) > 1 else []
+    columns += ["Method", "Budget", "Task", "Backbone"]
+    columns += ["Strict", "Interval", "RULER", "Read", "Keeps", "Prompts", *_paper_columns(content)]
+    table = el("table", _head(columns), el("tbody", *rows), class_="cells", id="cells-table")
+    return section(
+        "cells",
+        "All cells",
+        _filters(content),
+        scrolling(table, "All cells"),
+        el("p", f"{len(rows)} cells", id="cells-count", role="status", class_="note"),
+        _explanation(content),
+    )
+
+
+def _head(columns: Sequence[str]) -> Markup:
+    """Without scripts plain headings; the script turns them into buttons that sort."""
+    first = columns.index("Strict")
+    headings = [
+        el("th", column, scope="col", class_="num" if place >= first else None)
+        for place, column in enumerate(columns)
+    ]
+    return el("thead", el("tr", *headings))
+
+
+def _row(content: Content, group: Group, cell: Cell, comparisons: Sequence[Comparison]) -> Markup:
+    setting = cell.setting
+    strict = cell.strict
+    tested = (c.cells.get((setting, cell.task)) for c in comparisons if c.other == cell.backbone)
+    star = el("b", "".join(mark(d) for d in tested if d is not None), class_="star")
+    replicates = f" {labels.TIMES} {len(cell.results)} seeds" if len(cell.results) > 1 else ""
+    parts: list[Child] = []
+    if len(content.groups) > 1:
+        parts.append(el("td", group_label(group), data_value=group.context_length))
+    parts += [
+        el("td", group.method_name(setting)),
+        el("td", labels.budget(setting.budget), data_value=setting.fraction),
+        el("td", labels.task(cell.task), title=cell.task),
+        el("td", cell.backbone),
+        number_cell(labels.number(strict.mean), star),
+        number_cell(labels.interval(strict.low, strict.high), class_="quiet"),
+        number_cell(labels.number(cell.ruler)),
+        number_cell(labels.percent(cell.kv_read_fraction)),
+        el("td", labels.kept(setting), data_value=setting.k or 0, class_="num quiet"),
+        number_cell(labels.count(cell.samples) + replicates),
+        *_paper_cells(content, cell),
+    ]
+    return el(
+        "tr",
+        *parts,
+        data_backbone=cell.backbone,
+        data_method=setting.method,
+        data_task=cell.task,
+    )
+
+
+def _shown_checkpoints(content: Content) -> list[str]:
+    return [content.reference] if content.reference else list(paper.CHECKPOINTS)
+
+
+def _paper_columns(content: Content) -> list[str]:
+    names = [f"Paper, {paper.CHECKPOINTS[key]}" for key in _shown_checkpoints(content)]
+    return [*names, "minus paper"] if content.reference else names
+
+
+def _paper_cells(content: Content, cell: Cell) -> list[Markup]:
+    found = [
+        paper.find(key, cell.backbone, cell.setting, cell.task)
+        for key in _shown_checkpoints(content)
+    ]
+    parts = []
+    for score in found:
+        if score is None:
+            parts.append(number_cell("", class_="quiet"))
+            continue
+        other_block = score.block_size != cell.setting.block_size and score.block_size is not None
+        parts.append(
+            number_cell(
+                labels.number(score.score),
+                f" \N{PLUS-MINUS SIGN} {score.std:.1f}" if score.std is not None else None,
+                el("small", f" B={score.block_size}") if other_block else None,
+                class_="quiet",
+            )
+        )
+    if content.reference:
+        score = found[0]
+        same = score is not None and score.block_size == cell.setting.block_size
+        parts.append(
+            number_cell(labels.signed(cell.strict.mean - score.score) if score and same else "")
+        )
+    return parts
+
+
+def _filters(content: Content) -> Markup:
+    """Hidden until the script takes them into service."""
+
+    def select(name: str, title: str, options: Sequence[tuple[str, str]]) -> Markup:
+        entries = [el("option", "all", value=""), *(el("option", t, value=v) for v, t in options)]
+        return el("label", title, " ", el("select", *entries, data_filter=name))
+
+    methods = list(dict.fromkeys(s.method for g in content.groups for s in g.settings))
+    tasks = sorted({r.task for r in content.results}, key=labels.task_order)
+    return el(
+        "div",
+        join(
+            [
+                select("backbone", "Backbone", [(b, b) for b in content.backbones]),
+                select("method", "Method", [(m, labels.method(m)) for m in methods]),
+                select("task", "Task", [(t, labels.task(t)) for t in tasks]),
+            ]
+        ),
+        class_="controls needs-script",
+    )
+
+
+def _explanation(content: Content) -> Markup:
+    text = (
+        "Strict: share of the answers that stand, whole and alone, between the commas of the "
+        "prediction. RULER: share of the answers found anywhere in it. Read: measured share of the "
+        "keys and values that were read. "
+    )
+    if any(content.comparisons):
+        text += f"* differs significantly from {content.backbones[0]} in the same setting. "
+    if content.reference is None:
+        text += (
+            "The paper's columns are other models at 4096 tokens, at the same method and budget; "
+            "B is its block size where ours differs."
+        )
+    return note(text)

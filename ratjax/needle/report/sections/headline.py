@@ -1,0 +1,111 @@
+"""The first table: method x budget, each backbone's mean score and their paired difference."""
+
+from ratjax.needle.report import labels
+from ratjax.needle.report.charts.small import dumbbell, swatch
+from ratjax.needle.report.compare import Comparison, Difference, dense_gap
+from ratjax.needle.report.content import Content
+from ratjax.needle.report.grid import Group
+from ratjax.needle.report.markup import Child, Markup, el, join
+from ratjax.needle.report.records import Setting
+from ratjax.needle.report.sections.common import (
+    group_heading,
+    head,
+    note,
+    number_cell,
+    positions,
+    scrolling,
+    section,
+)
+from ratjax.needle.statistics import Estimate
+
+
+def headline(content: Content) -> Markup:
+    parts: list[Child] = []
+    for group, comparisons in zip(content.groups, content.comparisons, strict=True):
+        parts += [group_heading(content, group), _table(content, group, comparisons)]
+    return section("headline", "Mean score by method and budget", *parts, _explanation(content))
+
+
+def _table(content: Content, group: Group, comparisons: tuple[Comparison, ...]) -> Markup:
+    places = positions(content)
+    columns: list[Child] = ["Method", "Budget", "Keeps"]
+    columns += [el("span", swatch(places[b]), b, data_swatch=b) for b in group.backbones]
+    for comparison in comparisons:
+        against = f" minus {comparison.baseline}"
+        columns += [
+            join([comparison.other, against, " [95 %]"]),
+            "net of the dense gap [95 %]",
+        ]
+    columns.append("0 to 100")
+    rows = [_row(group, s, comparisons, places) for s in group.settings]
+    table = el("table", head(columns), el("tbody", *rows), class_="headline")
+    return scrolling(table, "Mean score by method and budget")
+
+
+def _row(
+    group: Group, setting: Setting, comparisons: tuple[Comparison, ...], places: dict[str, int]
+) -> Markup:
+    scores = [(b, group.average(b, setting)) for b in group.backbones]
+    cells: list[Child] = [
+        el("th", group.method_name(setting), scope="row"),
+        el("td", labels.budget(setting.budget)),
+        el("td", labels.kept(setting), class_="quiet"),
+    ]
+    for backbone, score in scores:
+        gap = None if setting.is_dense else dense_gap(group, backbone, setting)
+        loss = el("small", labels.signed(gap)) if gap is not None else None
+        shown = (
+            labels.number(score.mean)
+            if score is not None
+            else _incomplete(group, backbone, setting)
+        )
+        cells.append(number_cell(shown, " ", loss, class_="score"))
+    for comparison in comparisons:
+        difference = comparison.averages.get(setting)
+        cells += [_difference(difference), _net(difference)]
+    known = [(b, score.mean) for b, score in scores if score is not None]
+    cells.append(el("td", dumbbell(known, places), class_="picture"))
+    return el("tr", *cells, class_="reference" if setting.is_dense else None)
+
+
+def _incomplete(group: Group, backbone: str, setting: Setting) -> str:
+    found = len(group.of_setting(backbone, setting))
+    return f"{found} of {len(group.tasks)} tasks" if found else labels.DASH
+
+
+def _difference(difference: Difference | None) -> Markup:
+    if difference is None:
+        return number_cell(labels.DASH)
+    estimate = difference.interval
+    if estimate is None:
+        return number_cell(labels.signed(difference.points))
+    return number_cell(*_with_interval(difference.points, estimate))
+
+
+def _net(difference: Difference | None) -> Markup:
+    if difference is None or difference.net_of_dense is None:
+        return number_cell("")
+    return number_cell(*_with_interval(difference.net_of_dense.mean, difference.net_of_dense))
+
+
+def _with_interval(points: float, estimate: Estimate) -> list[Child]:
+    name = "strong" if estimate.excludes_zero else "span"
+    ends = labels.interval(estimate.low, estimate.high)
+    return [el(name, labels.signed(points)), " ", el("small", ends)]
+
+
+def _explanation(content: Content) -> Markup:
+    spread = any(group.has_replicates for group in content.groups)
+    text = (
+        "Scores are strict set matches in percent, averaged over the tasks; beside a score stands "
+        "its change from the same backbone's dense score. "
+    )
+    if any(content.comparisons):
+        text += (
+            "Differences are paired: both backbones answer the same prompts, and the interval "
+            "comes from resampling them"
+            + (" and the seeds" if spread else "")
+            + "; bold where it leaves out zero (each row judged by itself). "
+            "The net difference takes away the difference of the dense scores."
+        )
+    return note(text)

@@ -1,0 +1,90 @@
+"""Writes a report whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ratjax.errors import InputError
+from ratjax.needle.report.comparisons import comparisons_document
+from ratjax.needle.report.content import Content, collect
+from ratjax.needle.report.figures import draw_figures
+from ratjax.needle.report.load import PREDICTIONS, RESULTS, Run
+from ratjax.needle.report.markdown import markdown
+from ratjax.needle.report.page import page
+
+PAGE = "index.html"
+# Everything a report may consist of: what an earlier one left and this one lacks is removed.
+OUTPUTS = (
+    "curves_mean.png",
+    "curves.png",
+    PREDICTIONS,
+    "comparisons.json",
+    "report.md",
+    RESULTS,
+    PAGE,
+)
+
+
+def build(
+    runs: Sequence[Path], target: Path, training: Sequence[Path] = (), command: str = ""
+) -> Path:
+    """Reads evaluated runs and writes their report.
+
+    Everything is written beside `target` under a temporary name first, then moved in file by file,
+    the page last; an error leaves an earlier report as it was.
+
+    Args:
+        runs: folders, each with results.json and perhaps predictions.jsonl and metrics.jsonl files.
+        target: the folder to write; made if need be. Files in it that are no report's stay.
+        training: further folders with metrics.jsonl files.
+        command: the command line, to be printed in the report.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: what is wrong with the input, in one line.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"target={target}: is a file; name a folder")
+    content = collect(runs, training, command, skip=target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(content, made)
+        target.mkdir(exist_ok=True)
+        for name in OUTPUTS:
+            if (made / name).exists():
+                os.replace(made / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return target / PAGE
+
+
+def _write(content: Content, folder: Path) -> None:
+    figures = draw_figures(content, folder)
+    rows = [dict(result.raw) for result in content.results]
+    _write_json(folder / RESULTS, {"meta": content.meta, "results": rows})
+    _write_json(folder / "comparisons.json", comparisons_document(content))
+    (folder / "report.md").write_text(markdown(content, figures[:1]), encoding="utf-8")
+    (folder / PAGE).write_text(page(content), encoding="utf-8")
+    _join_predictions(content.runs, folder / PREDICTIONS)
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _join_predictions(runs: Sequence[Run], path: Path) -> None:
+    sources = [source for run in runs if (source := run.predictions) is not None]
+    if not sources:
+        return
+    with path.open("wb") as out:
+        for source in sources:
+            with source.open("rb") as lines:
+                shutil.copyfileobj(lines, out, 1 << 20)
