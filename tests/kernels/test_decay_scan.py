@@ -1,0 +1,204 @@
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from ratjax_kernels import decay_scan, decay_step
+from ratjax_kernels.scan import xla
+from tests.kernels import oracle
+
+IMPLEMENTATIONS = ("reference", "xla")
+# 256 is what a CPU uses; 16 puts several chunks, and a padded one, into short sequences.
+CHUNKS = (16, 256)
+
+
+@pytest.fixture(params=CHUNKS)
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(xla, "chunk_length", lambda: request.param)
+    return request.param
+
+
+def run(gates, k, v, state=None, implementation="xla"):
+    """Compiles as one program, afresh at each call since `chunk` is read while tracing."""
+
+    def whole(gates, k, v, state):
+        return decay_scan(gates, k, v, state, return_state=True, implementation=implementation)
+
+    return jax.jit(whole)(gates, k, v, state)
+
+
+def inputs(length, dtype=jnp.float32, batch=2, heads=3, channels=4, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 5)
+    shape = (batch, length, heads, channels)
+    gates, k, v = (jax.random.normal(key, shape).astype(dtype) for key in keys[:3])
+    state = tuple(jax.random.normal(key, (batch, heads, channels)) for key in keys[3:])
+    return 2 * gates, k, v, state
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("length", [1, 16, 65, 130])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_matches_the_float64_recurrence(implementation, length, with_state, chunk):
+    gates, k, v, state = inputs(length)
+    state = state if with_state else None
+    got, last = run(gates, k, v, state, implementation)
+    want_k, want_v, last_k, last_v = oracle.decay_scan(gates, k, v, *(state or ()))
+    # Averages of numbers of order one: a few float32 roundings, and no growth with length.
+    for have, want in zip((*got, *last), (want_k, want_v, last_k, last_v), strict=True):
+        np.testing.assert_allclose(have, want, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bfloat16_costs_one_rounding(implementation, chunk):
+    gates, k, v, state = inputs(130, jnp.bfloat16)
+    got, last = run(gates, k, v, state, implementation)
+    want_k, want_v, last_k, last_v = oracle.decay_scan(gates, k, v, *state)
+    assert got[0].dtype == got[1].dtype == jnp.bfloat16
+    assert last[0].dtype == last[1].dtype == jnp.float32
+    # The state is float32 throughout, so the output is off by its own rounding (2^-8) and no more.
+    for have, want in zip(got, (want_k, want_v), strict=True):
+        np.testing.assert_allclose(np.asarray(have, np.float64), want, rtol=2**-7.99, atol=2e-6)
+    for have, want in zip(last, (last_k, last_v), strict=True):
+        np.testing.assert_allclose(have, want, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 17])
+def test_gradients_match_finite_differences(length, chunk):
+    gates, k, v, state = inputs(length, channels=2)
+
+    # Finite differences in float32: two digits.
+    check_grads(run, (gates, k, v, state), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("length", [1, 65, 130])
+def test_gradients_match_the_reference(dtype, length, chunk):
+    gates, k, v, state = inputs(length, dtype)
+    w_k, w_v = inputs(length, seed=1)[1:3]
+    w_state = inputs(1, seed=2)[3]
+
+    def loss(implementation, gates, k, v, state):
+        (k_mem, v_mem), last = decay_scan(gates, k, v, state, True, implementation)
+        total = (k_mem * w_k).astype(jnp.float32).sum() + (v_mem * w_v).astype(jnp.float32).sum()
+        return total + sum((a * b).sum() for a, b in zip(last, w_state, strict=True))
+
+    grads = {
+        name: jax.jit(jax.grad(functools.partial(loss, name), argnums=(0, 1, 2, 3)))(
+            gates, k, v, state
+        )
+        for name in IMPLEMENTATIONS
+    }
+    # float32: roundings of sums of a few dozen terms. bfloat16: both round the same float32
+    # gradient once, so they differ by at most one unit in the last place (2^-7 of the value).
+    rtol, atol = (1e-5, 1e-5) if dtype == jnp.float32 else (2**-7, 1e-5)
+    have, want = jax.tree.leaves(grads["xla"]), jax.tree.leaves(grads["reference"])
+    for a, b in zip(have, want, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol, atol)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_closed_gates_give_the_input_back_bit_for_bit(implementation, dtype, chunk):
+    gates, k, v, state = inputs(70, dtype)
+    gates = jnp.full_like(gates, -jnp.inf)
+    (k_mem, v_mem), _ = run(gates, k, v, state, implementation)
+    np.testing.assert_array_equal(k_mem, k)
+    np.testing.assert_array_equal(v_mem, v)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_open_gates_carry_the_state(implementation, chunk):
+    gates, k, v, state = inputs(70)
+    gates = gates.at[:, 30:].set(jnp.inf)
+    (k_mem, _), (k_last, v_last) = run(gates, k, v, state, implementation)
+    # Exact within a chunk; a chunk's entering state comes from the composed maps, one rounding off.
+    np.testing.assert_allclose(
+        k_mem[:, 30:], jnp.broadcast_to(k_mem[:, 29:30], k_mem[:, 30:].shape), rtol=1e-6, atol=1e-7
+    )
+    np.testing.assert_allclose(k_last, k_mem[:, 29], rtol=1e-6, atol=1e-7)
+    assert np.isfinite(v_last).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_saturated_gates_have_zero_gradient_and_no_nan(implementation, chunk):
+    gates, k, v, state = inputs(40)
+    gates = gates.at[:, 3].set(jnp.inf).at[:, 20].set(-jnp.inf).at[:, 30].set(500.0)
+
+    def loss(gates, k, v, state):
+        (k_mem, v_mem), last = decay_scan(gates, k, v, state, True, implementation)
+        return (k_mem**2).sum() + (v_mem**3).sum() + last[0].sum()
+
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(gates, k, v, state)
+    for leaf in jax.tree.leaves(grads):
+        assert np.isfinite(leaf).all()
+    for t in (3, 20, 30):
+        np.testing.assert_array_equal(grads[0][:, t], 0)
+    np.testing.assert_array_equal(grads[1][:, 3], 0)  # an open gate lets nothing in
+    assert np.abs(grads[0][:, 10]).min() > 0
+
+
+def test_small_inflow_keeps_its_precision(chunk):
+    # At a gate logit of 16 the inflow is 1.1e-7, which 1 - s(16) in float32 would round to 1.19e-7.
+    gates, k, v = jnp.full((1, 5, 1, 1), 16.0), jnp.ones((1, 5, 1, 1)), jnp.ones((1, 5, 1, 1))
+    (k_mem, _), _ = run(gates, k, v)
+    inflow = 1 / (1 + np.exp(16.0))
+    np.testing.assert_allclose(k_mem[0, :, 0, 0], inflow * np.arange(1, 6), rtol=1e-5)
+
+
+def test_a_split_sequence_continues_from_its_state(chunk):
+    gates, k, v, state = inputs(100)
+    whole, last = run(gates, k, v, state)
+    head, middle = run(gates[:, :37], k[:, :37], v[:, :37], state)
+    tail, end = run(gates[:, 37:], k[:, 37:], v[:, 37:], middle)
+    for i in range(2):
+        joined = jnp.concatenate([head[i], tail[i]], axis=1)
+        np.testing.assert_allclose(joined, whole[i], atol=1e-6)
+        np.testing.assert_allclose(end[i], last[i], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_steps_reproduce_the_scan(dtype):
+    gates, k, v, state = inputs(20, dtype)
+    (k_mem, v_mem), last = run(gates, k, v, state, "reference")
+    step = jax.jit(decay_step)
+    for t in range(20):
+        out, state = step(gates[:, t], k[:, t], v[:, t], state)
+        # Same float32 arithmetic up to fused multiply-adds; the narrow output may round either way.
+        rtol = 1e-6 if dtype == jnp.float32 else 2**-7
+        for have, want in zip(out, (k_mem[:, t], v_mem[:, t]), strict=True):
+            assert have.dtype == dtype
+            np.testing.assert_allclose(
+                np.asarray(have, np.float32), np.asarray(want, np.float32), rtol, 1e-6
+            )
+    for have, want in zip(state, last, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-6)
+
+
+def test_works_under_jit_vmap_and_scan(chunk):
+    gates, k, v, _ = inputs(33)
+    (want, _), _ = run(gates, k, v, implementation="reference")
+    jitted, _ = jax.jit(decay_scan)(gates, k, v)
+    mapped, _ = jax.jit(jax.vmap(lambda *x: decay_scan(*x)))(gates[:, None], k[:, None], v[:, None])
+    _, (scanned, _) = jax.lax.scan(
+        lambda carry, x: (carry, decay_scan(*x)), 0, (gates[:, None], k[:, None], v[:, None])
+    )
+    for have in (jitted, mapped[:, 0], scanned[:, 0]):
+        np.testing.assert_allclose(have, want, atol=1e-6)
+
+
+def test_bad_arguments_are_named():
+    gates, k, v, state = inputs(4)
+    unchecked = inspect.unwrap(decay_scan)  # the annotations would speak first
+    with pytest.raises(ValueError, match=r"gate_logits has shape .* must be \(2, 4, 3, 4\)"):
+        unchecked(gates[:, :3], k, v)
+    with pytest.raises(ValueError, match="T at least 1"):
+        unchecked(gates[:, :0], k[:, :0], v[:, :0])
+    with pytest.raises(ValueError, match=r"initial_state\[1\]"):
+        unchecked(gates, k, v, (state[0], state[1][:, :1]))
+    with pytest.raises(ValueError, match="choose one of 'reference', 'xla'"):
+        decay_scan(gates, k, v, implementation="cuda")

@@ -1,0 +1,173 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ratjax_kernels import dense_decode, page_bounds, page_scores, paged_decode
+from tests.kernels import oracle
+
+IMPLEMENTATIONS = ("reference", "xla")
+HEADS = ((4, 4), (4, 2), (3, 1))
+
+
+def inputs(slots, heads=4, kv_heads=2, dtype=jnp.float32, batch=3, channels=8, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    q = jax.random.normal(keys[0], (batch, 1, heads, channels)).astype(dtype)
+    k, v = (
+        jax.random.normal(key, (batch, slots, kv_heads, channels)).astype(dtype) for key in keys[1:]
+    )
+    lengths = jnp.asarray([slots, max(slots // 2, 1), 1], jnp.int32)
+    return q, 2 * k, v, lengths
+
+
+def poison(x, lengths):
+    beyond = np.arange(x.shape[1])[None] >= np.asarray(lengths)[:, None]
+    return jnp.where(beyond[:, :, None, None], jnp.nan, x)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("heads,kv_heads", HEADS)
+@pytest.mark.parametrize("slots", [1, 65])
+def test_dense_decode_reads_the_filled_slots(implementation, dtype, heads, kv_heads, slots):
+    q, k, v, lengths = inputs(slots, heads, kv_heads, dtype)
+    want = oracle.attend(q, k, v, lambda b, t, h: range(int(lengths[b])))
+    have = dense_decode(q, poison(k, lengths), poison(v, lengths), lengths, implementation)
+    assert have.dtype == dtype
+    oracle.assert_attention_close(have, *want)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_empty_cache_gives_zeros(implementation):
+    q, k, _, _ = inputs(5)
+    lengths = jnp.zeros(3, jnp.int32)
+    nothing = jnp.full_like(k, jnp.nan)
+    np.testing.assert_array_equal(dense_decode(q, nothing, nothing, lengths, implementation), 0)
+    pages = jnp.full((3, 4, 2), -1, jnp.int32)
+    out = paged_decode(q, nothing, nothing, lengths, pages, 2, implementation)
+    np.testing.assert_array_equal(out, 0)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("slots,page_size", [(1, 4), (16, 4), (63, 16), (65, 16)])
+def test_page_bounds_cover_the_valid_slots(implementation, dtype, slots, page_size):
+    _, k, _, lengths = inputs(slots, dtype=dtype)
+    k_min, k_max = page_bounds(poison(k, lengths), lengths, page_size, implementation)
+    assert k_min.shape[1] == -(-slots // page_size)
+    assert k_min.dtype == k_max.dtype == dtype
+    for b, p in np.ndindex(k_min.shape[:2]):
+        page = np.asarray(k[b, p * page_size : min((p + 1) * page_size, int(lengths[b]))])
+        if len(page):
+            np.testing.assert_array_equal(k_min[b, p], page.min(axis=0))
+            np.testing.assert_array_equal(k_max[b, p], page.max(axis=0))
+        else:
+            assert (k_min[b, p] == jnp.inf).all() and (k_max[b, p] == -jnp.inf).all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("heads,kv_heads", HEADS)
+def test_page_scores_are_quests(implementation, dtype, heads, kv_heads):
+    q, k, _, lengths = inputs(63, heads, kv_heads, dtype)
+    q = q.at[0, 0, 0].set(0)  # zero times an infinite bound must not be NaN
+    k_min, k_max = page_bounds(k, lengths, 16, "reference")
+    have = page_scores(q, k_min, k_max, implementation)
+    low, high, query = (oracle.as64(x) for x in (k_min, k_max, q))
+    for b, h, p in np.ndindex(have.shape):
+        g = h // (heads // kv_heads)
+        if p * 16 >= int(lengths[b]):
+            assert have[b, h, p] == -np.inf
+            continue
+        products = np.maximum(query[b, 0, h] * low[b, p, g], query[b, 0, h] * high[b, p, g])
+        np.testing.assert_allclose(have[b, h, p], products.sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_page_scores_bound_every_score_of_the_page():
+    q, k, _, lengths = inputs(64, seed=5)
+    scores = page_scores(q, *page_bounds(k, lengths, 8))
+    dots = np.einsum("bhd,bshd->bhs", q[:, 0], np.repeat(k, 2, axis=2))
+    for b, h, p in np.ndindex(scores.shape):
+        page = dots[b, h, p * 8 : min((p + 1) * 8, int(lengths[b]))]
+        assert not len(page) or page.max() <= scores[b, h, p] + 1e-4
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("heads,kv_heads", HEADS)
+@pytest.mark.parametrize("per_kv_head", [False, True])
+@pytest.mark.parametrize("slots,page_size,listed", [(1, 4, 1), (65, 16, 3), (63, 8, 8)])
+def test_paged_decode_reads_the_listed_pages(
+    implementation, dtype, heads, kv_heads, per_kv_head, slots, page_size, listed
+):
+    q, k, v, lengths = inputs(slots, heads, kv_heads, dtype)
+    pages = -(-slots // page_size)
+    rng = np.random.default_rng(3)
+    lists = kv_heads if per_kv_head else heads
+    # A random choice in random order, with -1 in place of the pages there are too few of.
+    ids = np.stack([rng.permutation(max(pages, listed))[:listed] for _ in range(3 * lists)])
+    ids = np.where(ids < pages, ids, -1).reshape(3, lists, listed).astype(np.int32)
+
+    def rows(b, t, h):
+        chosen = ids[b, h * lists // heads]
+        return [s for s in range(int(lengths[b])) if s // page_size in chosen]
+
+    want = oracle.attend(q, k, v, rows)
+    read = np.zeros((3, slots, kv_heads), bool)
+    for b, h in np.ndindex(3, heads):
+        read[b, rows(b, 0, h), h // (heads // kv_heads)] = True
+    k, v = (jnp.where(read[..., None], x, jnp.nan) for x in (k, v))
+    have = paged_decode(q, k, v, lengths, jnp.asarray(ids), page_size, implementation)
+    assert have.dtype == dtype
+    oracle.assert_attention_close(have, *want)
+
+
+def test_all_pages_are_dense_decode():
+    q, k, v, lengths = inputs(63)
+    ids = jnp.broadcast_to(jnp.arange(8, dtype=jnp.int32), (3, 4, 8))
+    paged = paged_decode(q, k, v, lengths, ids, 8)
+    np.testing.assert_allclose(paged, dense_decode(q, k, v, lengths), atol=1e-6)
+
+
+def test_equal_scores_share_the_weight():
+    q, _, v, lengths = inputs(33)
+    k = jnp.ones_like(v)
+    have = dense_decode(q, k, v, lengths)
+    for b in range(3):
+        mean = np.repeat(v[b, : int(lengths[b])].mean(axis=0), 2, axis=0)
+        np.testing.assert_allclose(have[b, 0], mean, atol=1e-6)
+
+
+def test_works_under_jit_vmap_and_scan():
+    q, k, v, lengths = inputs(20)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 5, (3, 4, 1)), jnp.int32)
+
+    def both(q, k, v, lengths, ids):
+        scores = page_scores(q, *page_bounds(k, lengths, 4))
+        return dense_decode(q, k, v, lengths), paged_decode(q, k, v, lengths, ids, 4), scores
+
+    args = (q, k, v, lengths, ids)
+    want = both(*args)
+    single = [x[:, None] for x in args]
+    mapped = [x[:, 0] for x in jax.vmap(both)(*single)]
+    scanned = jax.lax.scan(lambda carry, x: (carry, both(*x)), 0, tuple(single))[1]
+    for have in (jax.jit(both)(*args), mapped, [x[:, 0] for x in scanned]):
+        for a, b in zip(have, want, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_bad_arguments_are_named():
+    q, k, v, lengths = inputs(8)
+    dense, paged = inspect.unwrap(dense_decode), inspect.unwrap(paged_decode)
+    with pytest.raises(ValueError, match="v has shape"):
+        dense(q, k, v[:, :4], lengths)
+    with pytest.raises(ValueError, match="4 query heads cannot share 3 key/value heads"):
+        dense(q, k[:, :, :1].repeat(3, 2), v[:, :, :1].repeat(3, 2), lengths)
+    with pytest.raises(ValueError, match="page_size=0 must be at least 1"):
+        page_bounds(k, lengths, 0)
+    with pytest.raises(ValueError, match=r"page_ids has shape \(3, 3, 1\)"):
+        paged(q, k, v, lengths, jnp.zeros((3, 3, 1), jnp.int32), 4)
+    with pytest.raises(ValueError, match="choose one of"):
+        dense_decode(q, k, v, lengths, "flash")
