@@ -70,17 +70,17 @@ def read_rows(folder: str | Path) -> Rows:
     folder = Path(folder)
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
-        if index.get("format") != FORMAT:
-            raise InputError(
-                f"rows={str(folder)!r}: format {index.get('format')}, this version reads "
-                f"{FORMAT}; build them again"
-            )
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         loss_mask = np.load(folder / "loss_mask.npy", mmap_mode="r")
-    except (OSError, EOFError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"rows={str(folder)!r}: no complete folder of rows ({error}); build them again"
         ) from None
+    if index.get("format") != FORMAT:
+        raise InputError(
+            f"rows={str(folder)!r}: format {index.get('format')}, this version reads {FORMAT}; "
+            "build them again"
+        )
     if tokens.shape != loss_mask.shape or tokens.shape != (index["rows"], index["length"]):
         raise InputError(
             f"rows={str(folder)!r}: tokens {tokens.shape} and loss_mask {loss_mask.shape} do not "
