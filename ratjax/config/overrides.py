@@ -199,13 +199,13 @@ def _field_docs(kind: type) -> dict[str, str]:
     """What the `Attributes:` section of a dataclass's docstring says of each field."""
     _, _, section = (kind.__doc__ or "").partition("Attributes:\n")
     docs: dict[str, str] = {}
-    name = None
+    names: list[str] = []
     for line in section.splitlines():
-        if opening := re.match(r" {6}(\w+): (.*)", line):
-            name = opening[1]
-            docs[name] = opening[2].strip()
-        elif name and line.startswith(" " * 8):
-            docs[name] += " " + line.strip()
+        if opening := re.match(r" {6}(\w+(?:, \w+)*): (.*)", line):
+            names = opening[1].split(", ")
+            docs |= dict.fromkeys(names, opening[2].strip())
+        elif names and line.startswith(" " * 8):
+            docs |= {name: f"{docs[name]} {line.strip()}" for name in names}
         elif line.strip():
             break
     return docs

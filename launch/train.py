@@ -1,0 +1,145 @@
+"""Trains an experiment's models, and goes on from the newest checkpoint where there is one.
+
+  python -m launch.train --config=experiments/quickstart.py --workdir=runs/quickstart
+
+With `--config.backbone=both` the attention model is trained in <workdir>/attention, then the
+memory model on the same data in <workdir>/memory; with one backbone, in <workdir> itself. Each
+is a model folder: `ratjax.load` reads it.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from absl import flags
+
+from launch import command
+from ratjax.config.data import Span, schedule
+from ratjax.config.experiment import Experiment
+from ratjax.config.model import ModelConfig
+from ratjax.config.overrides import to_json
+from ratjax.config.train import TrainConfig
+from ratjax.data import MissingDataError, open_source
+from ratjax.model.checkpoint import MODEL, check_tokenizer, locate, read_config
+from ratjax.model.parameters import abstract_parameters
+from ratjax.train import TrainingStopped, train
+
+command.define_config()
+command.define_workdir("Where checkpoints and metrics go. A run found there is resumed.")
+command.define_dry_run()
+flags.adopt_module_key_flags(command)
+
+
+class Run(NamedTuple):
+    """One model to train."""
+
+    backbone: str
+    workdir: pathlib.Path
+    model: ModelConfig
+    train: TrainConfig
+    spans: tuple[Span, ...]
+
+
+def plan(experiment: Experiment, workdir: pathlib.Path) -> list[Run]:
+    """The runs of an experiment: one a backbone, each in its folder."""
+    several = len(experiment.backbones) > 1
+    spans = schedule(experiment.train, experiment.data)
+    return [
+        Run(
+            backbone,
+            workdir / backbone if several else workdir,
+            experiment.model_config(backbone),
+            _own_start(experiment.train, backbone),
+            spans,
+        )
+        for backbone in experiment.backbones
+    ]
+
+
+def _own_start(config: TrainConfig, backbone: str) -> TrainConfig:
+    """`train.init_from` narrowed to the backbone's own folder, where it has one."""
+    own = pathlib.Path(config.init_from) / backbone
+    if config.init_from and (own / MODEL).is_file():
+        return dataclasses.replace(config, init_from=str(own))
+    return config
+
+
+def describe(run: Run) -> dict:
+    """Prints what a run would do, and returns it in numbers."""
+    sizes = {name: array.size for name, array in abstract_parameters(run.model).items()}
+    parameters = sum(sizes.values())
+    tokens = sum((span.stop - span.start) * span.stage.tokens_per_step for span in run.spans)
+    print(f"{run.backbone} -> {run.workdir}: {parameters:,} parameters, {tokens:,} tokens")
+    for span in run.spans:
+        stage = span.stage
+        sources = ", ".join(f"{folder} ({weight:g})" for folder, weight in stage.sources)
+        print(
+            f"  steps {span.start + 1}-{span.stop}: {stage.batch_size} x {stage.sequence_length} "
+            f"tokens from {sources}; active recurrence learning: {stage.recurrence}"
+        )
+    return {
+        "steps": run.spans[-1].stop,
+        "parameters": parameters,
+        "tokens": tokens,
+        "backbone": run.backbone,
+    }
+
+
+def check_inputs(experiment: Experiment, runs: list[Run]) -> None:
+    """Opens everything that the runs read; what is not there yet is a warning."""
+    data = experiment.data
+    if data.prepare:
+        command.resolve(data.prepare)
+        print(f"before training, {data.prepare} makes what is missing")
+    for folder, length in sorted(
+        {(f, s.stage.sequence_length) for s in runs[0].spans for f, _ in s.stage.sources}
+    ):
+        try:
+            open_source(folder, length)
+        except MissingDataError as error:
+            command.warn(error)
+    tokenizer = pathlib.Path(data.tokenizer)
+    if data.tokenizer and not tokenizer.exists():
+        command.warn(f"{tokenizer}: tokenizer does not exist")
+    elif data.tokenizer:
+        check_tokenizer(tokenizer, experiment.model)
+    for start in sorted({run.train.init_from for run in runs} - {""}):
+        if pathlib.Path(start).exists():
+            read_config(locate(pathlib.Path(start), None)[0])
+        else:
+            command.warn(f"{start}: model folder does not exist")
+
+
+def main() -> int:
+    experiment = command.experiment()
+    runs = plan(experiment, pathlib.Path(command.FLAGS.workdir))
+    summaries = [describe(run) for run in runs]
+    if command.FLAGS.dry_run:
+        check_inputs(experiment, runs)
+        last = summaries[-1]
+        several = {"backbone": "both", "runs": summaries} if len(runs) > 1 else {}
+        command.conclude({**last, **several})
+        return 0
+    if experiment.data.prepare:
+        command.resolve(experiment.data.prepare)(experiment)
+    for run in runs:
+        provenance = {
+            "experiment": experiment.name,
+            "backbone": run.backbone,
+            "revision": command.revision(),
+            "train": to_json(run.train),
+            "data": to_json(experiment.data),
+        }
+        try:
+            done = train(run.model, run.train, experiment.data, run.workdir, provenance)
+        except TrainingStopped as error:
+            return command.fail(error, status=1)
+        if not done:
+            print(f"{run.workdir}: stopped by a signal; the same command resumes it")
+            return 0
+        print(f"{run.workdir}: trained {run.spans[-1].stop} steps")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

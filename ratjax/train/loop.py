@@ -1,0 +1,174 @@
+"""The training loop. It reads from top to bottom; everything it calls is one file away."""
+
+import contextlib
+import math
+import pathlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ratjax.config.data import DataConfig, schedule
+from ratjax.config.model import ModelConfig
+from ratjax.config.overrides import changes, to_json
+from ratjax.config.train import TrainConfig
+from ratjax.data import Batches, iterate
+from ratjax.errors import ConfigError
+from ratjax.model.checkpoint import locate, newest_step, read_config, read_parameters, write_card
+from ratjax.model.parameters import (
+    Parameters,
+    abstract_parameters,
+    initial_parameters,
+    is_memory,
+)
+from ratjax.train import optimizer
+from ratjax.train.checkpoint import Checkpoints, restore
+from ratjax.train.metrics import Recorder
+from ratjax.train.step import TrainState, make_train_step
+
+
+class TrainingStopped(RuntimeError):
+    """The loss or the gradient is not finite any more. The message is one line."""
+
+
+def train(
+    config: ModelConfig,
+    train: TrainConfig,
+    data: DataConfig,
+    workdir: pathlib.Path,
+    provenance: Mapping[str, Any] | None = None,
+) -> bool:
+    """Trains a model, or goes on training it from the newest checkpoint in `workdir`.
+
+    Everything that determines the losses (parameters, optimizer state, data order) is a
+    function of the arguments and the step, so a run that was stopped gives the losses of one
+    that was not. SIGTERM ends the run after the step in flight, with a checkpoint.
+
+    Args:
+      config: the model.
+      train: optimizer, schedule, logging.
+      data: stages and sources; the tokenizer.
+      workdir: made into a model folder (see `ratjax.model.checkpoint`), with `metrics.jsonl`
+        and `tensorboard/` beside the checkpoints.
+      provenance: kept in `model.json`.
+
+    Returns:
+      Whether all steps are done (a signal ends a run early).
+
+    Raises:
+      InputError: anything the user can mend: sources, tokenizer, a run that cannot be resumed.
+      TrainingStopped: a loss that is not finite. The last good checkpoint stays.
+    """
+    if config.memory is not None and config.memory.init == "identity":
+        raise ConfigError("memory.init", "identity", "such a gate cannot be trained")
+    spans = schedule(train, data)
+    total = spans[-1].stop
+    batches = Batches(spans, train.seed, config.vocab_size)
+    signature = {
+        "model": to_json(config),
+        "train": {k: v for k, v in to_json(train).items() if k != "seed"},
+        "seed": train.seed,
+        "data": batches.signature(),
+    }
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    restored = restore(workdir, abstract_state(config, train), signature)
+    write_card(workdir, config, data.tokenizer or None, provenance or {})
+    if restored:
+        state, position = restored
+        print(f"resuming from step {int(state.step)} of {total}", flush=True)
+    else:
+        state, position = fresh_state(config, train), {"next_index": 0}
+    start = int(state.step)
+    if start >= total:
+        return True
+
+    train_step = make_train_step(config, train, total)
+    recorder = Recorder(workdir, config, train, start, total)
+    checkpoints = Checkpoints(workdir, train.keep)
+    iterator = iterate(batches, position, data.prefetch)
+    in_flight = None  # the step before: its metrics are fetched while the next one runs
+
+    def finish(pending):
+        if pending is not None:
+            step, span, metrics = pending
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            check_finite(step, metrics, workdir)
+            recorder.record(step, span, metrics)
+
+    with contextlib.ExitStack() as stack:
+        for resource in (recorder, checkpoints, iterator):
+            stack.callback(resource.close)
+        stop = stack.enter_context(stop_signal())
+        for span in spans:
+            finish(in_flight)  # a new batch shape compiles: not at the cost of the step before
+            in_flight = None
+            for step in range(max(span.start, start) + 1, span.stop + 1):
+                state, metrics = train_step(state, next(iterator), span.stage.recurrence)
+                finish(in_flight)
+                in_flight = step, span, metrics
+                checkpoints.settle()
+                ends = step == total or stop.is_set()
+                if ends or step % train.checkpoint_every == 0:
+                    finish(in_flight)  # before saving, so that no checkpoint follows a bad step
+                    in_flight = None
+                    checkpoints.save(state, iterator.get_state(), signature)
+                if ends:
+                    return step == total
+    raise AssertionError("unreachable: the last step returns")
+
+
+def abstract_state(config: ModelConfig, train: TrainConfig) -> TrainState:
+    """Shapes and dtypes of the state; allocates nothing."""
+    parameters = abstract_parameters(config)
+    moments = jax.eval_shape(optimizer.optimizer(train).init, parameters)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), parameters, moments)
+
+
+def fresh_state(config: ModelConfig, train: TrainConfig) -> TrainState:
+    """The state before the first step: random parameters, or those of `train.init_from`."""
+    parameters = initial_parameters(config)(jax.random.key(train.seed))
+    if train.init_from:
+        parameters |= parameters_from(pathlib.Path(train.init_from), config)
+    return TrainState(jnp.int32(0), parameters, optimizer.initial(train, parameters))
+
+
+def parameters_from(path: pathlib.Path, config: ModelConfig) -> Parameters:
+    """Another model's parameters. A memory that it lacks is left out of the result."""
+    folder, step = locate(path, None)
+    step = newest_step(folder) if step is None else step
+    theirs, ours = ({**to_json(c), "memory": None} for c in (read_config(folder), config))
+    for name, before, after in changes(theirs, ours):
+        print(f"{path}: was made with model.{name}={before!r}, now it is {after!r}", flush=True)
+    wanted = abstract_parameters(config)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return read_parameters(
+        folder, step, wanted, device, optional=frozenset(filter(is_memory, wanted))
+    )
+
+
+def check_finite(step: int, metrics: Mapping[str, float], workdir: pathlib.Path) -> None:
+    """Raises `TrainingStopped` where a metric is infinite or not a number."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainingStopped(
+                f"{name} is {value} at step {step}; the last good checkpoint is kept in {workdir}; "
+                "lower train.learning_rate or train.clip_norm"
+            )
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets while the context lasts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may install handlers
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)

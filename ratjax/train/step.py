@@ -1,0 +1,112 @@
+"""One batch of training as one compiled function, active recurrence learning included.
+
+As published (RAT+'s repository), a batch under active recurrence learning makes two optimizer
+steps: one on the gradient of a sparse pass, in which attention sees every 64th key only and so
+the memory has to carry what lies between, then one on the gradient of a dense pass over the
+same batch. Both are clipped on their own and share AdamW's state and the batch's learning rate.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float32, Int32
+
+from ratjax.config.model import ModelConfig
+from ratjax.config.train import TrainConfig
+from ratjax.data import Batch
+from ratjax.model.parameters import Parameters, to_model
+from ratjax.sparsity.dense import Dense
+from ratjax.sparsity.dilated import Dilated
+from ratjax.sparsity.pattern import Pattern
+from ratjax.train.loss import loss_sums
+from ratjax.train.optimizer import descend, optimizer, rates
+
+Metrics = dict[str, Float32[Array, ""]]
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      step: batches trained on.
+      parameters: float32, by name.
+      optimizer: AdamW's moments and its own count of steps.
+    """
+
+    step: Int32[Array, ""]
+    parameters: Parameters
+    optimizer: optax.OptState
+
+
+def passes(train: TrainConfig, recurrence: str) -> list[dict[str, Pattern]]:
+    """The optimizer steps of one batch, in order; each sums the losses of its patterns."""
+    sparse = Dilated(train.recurrence_dilation, train.recurrence_local, train.recurrence_initial)
+    return {
+        "two_step": [{"sparse": sparse}, {"dense": Dense()}],
+        "summed": [{"sparse": sparse, "dense": Dense()}],
+        "off": [{"dense": Dense()}],
+    }[recurrence]
+
+
+def make_train_step(
+    config: ModelConfig, train: TrainConfig, total_steps: int
+) -> Callable[[TrainState, Batch, str], tuple[TrainState, Metrics]]:
+    """The compiled training step.
+
+    Args:
+      config: the model.
+      train: the optimizer; how batches are cut.
+      total_steps: length of the learning-rate schedule.
+
+    Returns:
+      A function of (state, batch, recurrence) to (next state, metrics). The state given is
+      donated: its buffers become the next one's. Metrics are scalars: `loss` of the dense pass,
+      `grad_norm` before clipping, the learning rates, `targets` (how many tokens the loss is
+      the mean of), and for a sparse pass `loss_sparse` and, where it steps on its own,
+      `grad_norm_sparse`. Losses are mean cross entropies, in nats, without the z-loss.
+    """
+    transform = optimizer(train)
+
+    def objective(parameters, batch, patterns):
+        model = to_model(config, parameters)
+        sums = [loss_sums(model, batch, p, train.z_loss, train.loss_chunk) for p in patterns]
+        minimised, entropies = zip(*sums, strict=True)
+        return sum(minimised), jnp.stack(entropies)
+
+    def gradient(parameters, batch, patterns):
+        """Summed over microbatches; the entropies too."""
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        if train.microbatches == 1:
+            (_, entropies), gradients = differentiate(parameters, batch, patterns)
+            return gradients, entropies
+
+        def add(total, part):
+            (_, entropies), gradients = differentiate(parameters, part, patterns)
+            return jax.tree.map(jnp.add, total, (gradients, entropies)), None
+
+        parts = jax.tree.map(lambda a: a.reshape(train.microbatches, -1, a.shape[1]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, parameters), jnp.zeros(len(patterns))
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    def train_step(state: TrainState, batch: Batch, recurrence: str):
+        targets = batch.mask.sum().astype(jnp.float32)
+        rate = rates(train, total_steps, state.step)
+        metrics = {"targets": targets, **rate._asdict()}
+        parameters, moments = state.parameters, state.optimizer
+        for patterns in passes(train, recurrence):
+            gradients, entropies = gradient(parameters, batch, tuple(patterns.values()))
+            gradients, entropies = jax.tree.map(
+                lambda total: total / jnp.maximum(targets, 1), (gradients, entropies)
+            )
+            direction, moments = transform.update(gradients, moments, parameters)
+            parameters = descend(parameters, direction, rate)
+            for name, entropy in zip(patterns, entropies, strict=True):
+                metrics["loss" if name == "dense" else f"loss_{name}"] = entropy
+            suffix = "" if "dense" in patterns else "_sparse"
+            metrics[f"grad_norm{suffix}"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, parameters, moments), metrics
+
+    return jax.jit(train_step, static_argnames="recurrence", donate_argnames="state")
