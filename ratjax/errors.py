@@ -39,7 +39,7 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
         raise ConfigError(field, value, f"must be one of {', '.join(map(repr, choices))}")
 
 
-def check_positive(field: str, value: float) -> None:
+def check_positive(field: str, value: int | float) -> None:
     """Raises `ConfigError` unless `value` is above zero."""
     if not value > 0:
         raise ConfigError(field, value, "must be above 0")

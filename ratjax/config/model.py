@@ -79,6 +79,8 @@ class ModelConfig:
         tokens find their own earlier occurrences from the start. Used by the tiny models.
       previous_token_embedding: adds a second embedding of the previous token at the input,
         so that induction needs one layer less. Used by the tiny models, in both backbones.
+      previous_token_init: the second embedding at the start: `independent`, or a `copy` of the
+        first, with which the tiny models learn to copy several times sooner.
       memory: the decaying memory, or None for plain attention. The only field in which a
         matched pair differs.
       dtype: the compute dtype; parameters are float32.
@@ -103,6 +105,7 @@ class ModelConfig:
     init_std: float = 0.02
     qk_init: str = "independent"
     previous_token_embedding: bool = False
+    previous_token_init: str = "independent"
     memory: MemoryConfig | None = None
     dtype: str = "float32"
     remat: str = "none"
@@ -131,6 +134,7 @@ class ModelConfig:
         check_choice("model.mlp", self.mlp, ("swiglu", "gelu"))
         check_choice("model.norm", self.norm, ("pre", "post"))
         check_choice("model.qk_init", self.qk_init, ("independent", "equal"))
+        check_choice("model.previous_token_init", self.previous_token_init, ("independent", "copy"))
         check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("model.remat", self.remat, ("none", "save_attention", "full"))
 

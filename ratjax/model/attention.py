@@ -60,9 +60,7 @@ class Attention(nnx.Module):
         memory = self.config.memory
         return memory is not None and memory.place == "before_k_norm"
 
-    def rotate(
-        self, q: Queries, k: Keys, positions: Int32[Array, "#B T"]
-    ) -> tuple[Queries, Keys]:
+    def rotate(self, q: Queries, k: Keys, positions: Int32[Array, "#B T"]) -> tuple[Queries, Keys]:
         """RoPE on queries and on the memory's keys, each at its own position."""
         if self.k_norm is not None and self.norm_follows_memory:
             k = self.k_norm(k)

@@ -5,6 +5,7 @@ pattern is one `lax.scan`: all of them where the pattern is the same throughout.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,9 +60,10 @@ class Decoder(nnx.Module):
         embed, previous, blocks, head = jax.random.split(key, 4)
         table = (config.vocab_size, config.hidden_size)
         self.embedding = normal(embed, table, config.init_std)
-        self.previous_embedding = (
-            normal(previous, table, config.init_std) if config.previous_token_embedding else None
-        )
+        self.previous_embedding = None
+        if config.previous_token_embedding:
+            copied = config.previous_token_init == "copy"
+            self.previous_embedding = normal(embed if copied else previous, table, config.init_std)
         block_keys = jax.random.split(blocks, config.num_layers)
         self.blocks = jax.vmap(lambda k: Block(config, k))(block_keys)
         self.norm = RMSNorm((config.hidden_size,), config.norm_eps)
@@ -78,9 +80,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "*any M"]) -> Float32[Array, "*any V"]:
         """Final norm's output to float32 logits."""
         head = self.embedding[...].T if self.head is None else self.head[...]
-        return jnp.matmul(
-            hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
     def stacks(self, patterns: Patterns) -> Iterator[tuple[Pattern, Block, Int32[Array, " n"]]]:
         """Each run of layers: its pattern, its stacked blocks, its layers' indices."""
@@ -92,7 +92,7 @@ class Decoder(nnx.Module):
     def hidden(
         self,
         tokens: Tokens,
-        pattern: Patterns = Dense(),  # noqa: B008 (frozen)
+        pattern: Patterns = Dense(),
         document_starts: Bool[Array, "B T"] | None = None,
     ) -> Residual:
         """The residual stream after the final norm, for whole sequences.
@@ -124,9 +124,13 @@ class Decoder(nnx.Module):
             x, _ = jax.lax.scan(body, x, blocks)
         return self.norm(x)
 
-    def __call__(self, tokens: Tokens, pattern: Patterns = Dense()) -> Logits:  # noqa: B008
-        """Logits float32 [B, T, V] for int32 tokens [B, T]."""
-        return self.logits(self.hidden(tokens, pattern))
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"] | np.ndarray,
+        pattern: Patterns = Dense(),
+    ) -> Logits:
+        """Logits float32 [B, T, V] for int32 tokens [B, T]; compiled once a shape."""
+        return _logits(self, jnp.asarray(tokens, jnp.int32), pattern)
 
     def prefill(
         self,
@@ -208,7 +212,7 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "B T"] | np.ndarray,
         lengths: Int[Array, " B"] | np.ndarray,
         max_new_tokens: int,
-        pattern: Patterns = Dense(),  # noqa: B008
+        pattern: Patterns = Dense(),
         **options,
     ) -> Int32[Array, "B N"]:
         """Greedy continuations, int32 [B, max_new_tokens]; see `generation.generate`."""
@@ -217,6 +221,11 @@ class Decoder(nnx.Module):
     def generation(self, *args, **options) -> Generation:
         """As `generate`, with the entries read."""
         return generate(self, *args, **options)
+
+
+@partial(jax.jit, static_argnames="pattern")
+def _logits(model: Decoder, tokens: Tokens, pattern: Patterns) -> Logits:
+    return model.logits(model.hidden(tokens, pattern))
 
 
 def before(tokens: Tokens) -> Tokens:

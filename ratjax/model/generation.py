@@ -47,11 +47,12 @@ def generate(
     tokens: Int[Array, "B T"] | np.ndarray,
     lengths: Int[Array, " B"] | np.ndarray,
     max_new_tokens: int,
-    pattern: Patterns = Dense(),  # noqa: B008 (frozen)
+    pattern: Patterns = Dense(),
     *,
     stop_token: int | None = None,
     seed: int = 0,
     rows: Int[Array, " B"] | np.ndarray | None = None,
+    width: int | None = None,
 ) -> Generation:
     """Continues prompts greedily.
 
@@ -66,6 +67,8 @@ def generate(
       seed: of random selectors.
       rows: numbers that tell prompts apart to random selectors, [B]; by default 0..B-1. Give
         each prompt its own number and its draws do not depend on how prompts are batched.
+      width: the padded prompt length; by default the bucket of the longest prompt. For callers
+        whose batches are to share one program.
 
     Returns:
       Tokens and the entries read.
@@ -82,7 +85,7 @@ def generate(
             f"{tokens.shape[1]} tokens, the width of `tokens`"
         )
     longest = int(lengths.max())
-    padded = np.zeros((tokens.shape[0], bucket(longest)), np.int32)
+    padded = np.zeros((tokens.shape[0], max(width or bucket(longest), longest)), np.int32)
     padded[:, :longest] = tokens[:, :longest]
     padded[np.arange(padded.shape[1]) >= lengths[:, None]] = 0
     numbers = np.arange(len(tokens)) if rows is None else np.asarray(rows)
@@ -115,7 +118,9 @@ def _generate(
         logits, state, step_reads = model.decode(token[:, None], state, pattern, keys)
         running = token != stop
         token = jnp.where(running, jnp.argmax(logits, axis=-1).astype(jnp.int32), stop)
-        reads = jax.tree.map(lambda total, new: total + jnp.where(running, new, 0), reads, step_reads)
+        reads = jax.tree.map(
+            lambda total, new: total + jnp.where(running, new, 0), reads, step_reads
+        )
         return step + 1, token, out.at[:, step].set(token), state, reads
 
     initial = (jnp.int32(1), first, out, state, Reads(zeros, zeros))

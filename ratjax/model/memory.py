@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
-from ratjax_kernels import decay_scan, decay_step
 
 from ratjax.config.model import MemoryConfig, ModelConfig
 from ratjax.model.layers import normal, rms_normalize
 from ratjax.shapes import HeadState, Keys, PRNGKeyArray, Residual, Values
+from ratjax_kernels import decay_scan, decay_step
 
 
 def initial_bias(config: MemoryConfig, shape: tuple[int, ...], key: PRNGKeyArray) -> Array:
@@ -106,9 +106,7 @@ class DecayMemory(nnx.Module):
 
         (The released PyTorch code rounds it to bfloat16 at every step.)
         """
-        (k_mem, v_mem), state = decay_step(
-            self.gate_logits(x)[:, 0], k[:, 0], v[:, 0], state
-        )
+        (k_mem, v_mem), state = decay_step(self.gate_logits(x)[:, 0], k[:, 0], v[:, 0], state)
         return (k_mem[:, None], v_mem[:, None]), state
 
     def effective_length(self, x: Residual) -> Float32[Array, "B T G D"]:

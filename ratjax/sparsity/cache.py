@@ -6,7 +6,6 @@ place and `layer` gives the view that a pattern's decode reads.
 """
 
 import dataclasses
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -35,18 +34,18 @@ class KVCache:
     lengths: Int32[Array, "*layers B"]
 
     @classmethod
-    def create(cls, k: Keys, v: Values, lengths: Lengths, new_tokens: int) -> Self:
+    def create(cls, k: Keys, v: Values, lengths: Lengths, new_tokens: int) -> "KVCache":
         """One layer's cache with room for `new_tokens` more."""
         slots = k.shape[1] + new_tokens
         return cls(k=pad_slots(k, slots), v=pad_slots(v, slots), lengths=lengths)
 
-    def layer(self, index: Int[Array, ""]) -> Self:
+    def layer(self, index: Int[Array, ""]) -> "KVCache":
         """The view of one layer of a stacked cache."""
         return jax.tree.map(lambda a: a[index], self)
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
-    ) -> Self:
+    ) -> "KVCache":
         """Writes one token a row into `layer` of a stacked cache; a full row drops it."""
         slots = self.lengths[layer]
         rows = jnp.arange(slots.shape[0])
@@ -69,7 +68,7 @@ class PagedCache(KVCache):
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
-    ) -> Self:
+    ) -> "KVCache":
         pages = self.lengths[layer] // self.page_size
         rows = jnp.arange(pages.shape[0])
         grown = super().append(layer, k, v)
@@ -102,7 +101,7 @@ class DilatedCache:
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
-    ) -> Self:
+    ) -> "DilatedCache":
         """Writes one token a row wherever it may be read later: up to three slots."""
         position = self.lengths[layer]
         rows = jnp.arange(position.shape[0])[:, None]

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ratjax_kernels import dense_decode
 
 from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
+from ratjax_kernels import dense_decode
 
 
 def prefill(q: Queries, k: Keys, v: Values) -> Queries:
@@ -19,9 +19,7 @@ def prefill(q: Queries, k: Keys, v: Values) -> Queries:
     """
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     implementation = "cudnn" if half and jax.default_backend() == "gpu" else "xla"
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, implementation=implementation
-    )
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
 
 
 def full_lengths(q: Queries, lengths: Lengths | None) -> Lengths:

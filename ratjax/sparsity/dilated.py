@@ -5,16 +5,18 @@ j < initial). A local window of 0 still leaves the token itself. (Repository wim
 """
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from ratjax_kernels import dense_decode, strided_prefill
 
 from ratjax.errors import ConfigError
 from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
 from ratjax.sparsity.cache import DilatedCache
 from ratjax.sparsity.dense import full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
+from ratjax_kernels import strided_prefill
 
 
 def visible(
@@ -27,6 +29,7 @@ def visible(
     return (j <= i) & kept
 
 
+@partial(jax.jit, static_argnames=("dilation", "local", "initial"))
 def prefill(
     q: Queries, k: Keys, v: Values, *, dilation: int, local: int = 0, initial: int = 0
 ) -> Queries:
@@ -105,9 +108,11 @@ class Dilated(Pattern):
         keys: PRNGKeyArray | None = None,
     ) -> DilatedCache:
         time, ring = k.shape[1], self.local + 1
-        strided = jnp.arange(
-            self.dilation - 1, time + new_tokens, self.dilation, dtype=jnp.int32
-        ) if self.dilation > 0 else jnp.zeros((0,), jnp.int32)
+        strided = (
+            jnp.arange(self.dilation - 1, time + new_tokens, self.dilation, dtype=jnp.int32)
+            if self.dilation > 0
+            else jnp.zeros((0,), jnp.int32)
+        )
         fixed = jnp.concatenate([strided, jnp.arange(self.initial, dtype=jnp.int32)])
         fixed = jnp.broadcast_to(fixed, (k.shape[0], fixed.size))
         # The newest position of each ring slot: the largest p < length with p % ring == slot.
@@ -140,13 +145,13 @@ class Dilated(Pattern):
         strided_slots = slots - self.initial - cache.ring
         in_initial = (part >= strided_slots) & (part < strided_slots + self.initial)
         in_ring = part >= strided_slots + self.initial
-        strided = (held + 1) % self.dilation == 0 if self.dilation > 0 else jnp.zeros_like(held, bool)
+        strided = (
+            (held + 1) % self.dilation == 0 if self.dilation > 0 else jnp.zeros_like(held, bool)
+        )
         # A position may stand in several parts: it is read from the first that holds it.
         read = held >= 0
         read &= ~(in_initial & strided)
         read &= ~(in_ring & (strided | (held < self.initial)))
         read &= ~in_ring | (position - held <= self.local)
-        out = dense_decode(q, cache.k, cache.v, jnp.full_like(cache.lengths, slots), mask=read)
-        return out, Reads(
-            read.sum(-1).astype(jnp.float32), cache.lengths.astype(jnp.float32)
-        )
+        out = jax.nn.dot_product_attention(q, cache.k, cache.v, mask=read[:, None, None])
+        return out, Reads(read.sum(-1).astype(jnp.float32), cache.lengths.astype(jnp.float32))

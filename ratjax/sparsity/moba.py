@@ -6,10 +6,11 @@ block. Decode is dense, as in MoBA's own use.
 """
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
-from ratjax_kernels import block_means, block_prefill
 
 from ratjax.errors import check_positive
 from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
@@ -23,11 +24,10 @@ from ratjax.sparsity.selection import (
     random_scores,
     share_over_group,
 )
+from ratjax_kernels import block_means, block_prefill
 
 
-def block_scores(
-    q: Queries, means: Float32[Array, "B P G D"]
-) -> Float32[Array, "B H T P"]:
+def block_scores(q: Queries, means: Float32[Array, "B P G D"]) -> Float32[Array, "B H T P"]:
     """<query, mean key of the block>, float32, unscaled, for each query head."""
     batch, time, heads, _ = q.shape
     kv_heads = means.shape[2]
@@ -53,6 +53,7 @@ def select(
     return choose(scores, block <= current, forced, blocks)
 
 
+@partial(jax.jit, static_argnames=("block_size", "blocks", "force_first"))
 def prefill(
     q: Queries, k: Keys, v: Values, *, block_size: int, blocks: int, force_first: bool = True
 ) -> Queries:

@@ -7,10 +7,11 @@ the paper also forces the first.
 """
 
 import dataclasses
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
-from ratjax_kernels import page_bounds, page_scores, paged_decode
 
 from ratjax.errors import check_positive
 from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
@@ -26,6 +27,7 @@ from ratjax.sparsity.selection import (
     random_scores,
     share_over_group,
 )
+from ratjax_kernels import page_bounds, page_scores, paged_decode
 
 
 def select(
@@ -56,6 +58,7 @@ def select(
     return choose(scores, page <= current, forced, pages)
 
 
+@partial(jax.jit, static_argnames=("page_size", "pages", "force_first", "force_current"))
 def decode(
     q: Float[Array, "B 1 H D"],
     k: Keys,

@@ -29,21 +29,17 @@ def choose(
     Returns:
       Indices in ascending order, then -1 where there were too few.
     """
-    if count > scores.shape[-1]:
-        widths = [(0, 0)] * (scores.ndim - 1) + [(0, count - scores.shape[-1])]
-        chosen = choose(scores, candidates, forced, scores.shape[-1])
-        return jnp.pad(chosen, widths, constant_values=-1)
     n = scores.shape[-1]
-    # Two keys, sorted lexicographically, rather than infinities written into the scores: a
-    # score that is itself infinite must not outrank a forced block or become a candidate.
-    rank = jnp.where(candidates, jnp.where(forced, 2, 1), 0).astype(jnp.int32)
-    rank = jnp.broadcast_to(rank, scores.shape)
-    index = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), scores.shape)
-    scores = jnp.where(rank == 1, scores, 0).astype(jnp.float32)
-    rank, _, index = jax.lax.sort((-rank, -scores, index), num_keys=2, is_stable=True)
-    kept = jnp.where(rank[..., :count] < 0, index[..., :count], n)
-    kept = jnp.sort(kept, axis=-1)
-    return jnp.where(kept < n, kept, -1)
+    # Infinities mark what is forced and what is no candidate; a score that is itself infinite
+    # must do neither. `top_k` puts the lower index first among equals.
+    largest = jnp.finfo(jnp.float32).max
+    scores = jnp.clip(scores.astype(jnp.float32), -largest, largest)
+    scores = jnp.where(candidates, jnp.where(forced, jnp.inf, scores), -jnp.inf)
+    found, index = jax.lax.top_k(scores, min(count, n))
+    kept = jnp.sort(jnp.where(found > -jnp.inf, index, n), axis=-1)
+    kept = jnp.where(kept < n, kept, -1)
+    widths = [(0, 0)] * (kept.ndim - 1) + [(0, max(count - n, 0))]
+    return jnp.pad(kept, widths, constant_values=-1)
 
 
 def as_mask(indices: Int32[Array, "*rows count"], n: int) -> Bool[Array, "*rows {n}"]:

@@ -7,11 +7,11 @@ uncompressed. Capacity includes the window. Prefill attends to everything.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
-from ratjax_kernels import window_scores
 
 from ratjax.errors import ConfigError, check_choice, check_positive
 from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
@@ -19,6 +19,7 @@ from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads
 from ratjax.sparsity.selection import check_forced, check_selection, choose, random_scores
+from ratjax_kernels import window_scores
 
 
 def last_queries(q: Queries, lengths: Lengths, window: int) -> Float[Array, "B W H D"]:
@@ -64,6 +65,7 @@ def gather(x: Keys, positions: Int32[Array, "B G C"]) -> Float[Array, "B C G D"]
     return jnp.where(index >= 0, kept, 0)
 
 
+@partial(jax.jit, static_argnames=("window", "capacity", "kernel_size", "pooling"))
 def compress(
     q: Queries,
     k: Keys,

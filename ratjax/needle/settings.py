@@ -1,0 +1,62 @@
+"""From a setting's fields to the pattern that runs it."""
+
+from ratjax.config.needle import Setting
+from ratjax.sparsity import Pattern
+from ratjax.sparsity.dense import Dense
+from ratjax.sparsity.dilated import Dilated
+from ratjax.sparsity.moba import MoBA
+from ratjax.sparsity.quest import Quest
+from ratjax.sparsity.snapkv import SnapKV
+
+# In which phase a method leaves entries unread (paper, Table 1); both for dilated patterns.
+SPARSE_PHASES = {
+    "dense": ("decode",),
+    "dilated": ("prefill", "decode"),
+    "quest": ("decode",),
+    "moba": ("prefill",),
+    "snapkv": ("decode",),
+}
+
+
+def pattern_of(setting: Setting) -> Pattern:
+    """The pattern of one setting.
+
+    Raises:
+      ConfigError: parameters that do not go together, such as fewer pages than are forced.
+    """
+    match setting.method:
+        case "quest":
+            return Quest(
+                setting.block_size,
+                setting.k,
+                setting.force_first,
+                setting.force_current,
+                selector=setting.selector,
+            )
+        case "moba":
+            return MoBA(
+                setting.block_size, setting.k, setting.force_first, selector=setting.selector
+            )
+        case "snapkv":
+            return SnapKV(
+                setting.window,
+                setting.k,
+                setting.kernel_size,
+                setting.pooling,
+                selector=setting.selector,
+            )
+        case "dilated":
+            return Dilated(setting.block_size, setting.local, setting.initial)
+    return Dense()
+
+
+def identity(setting: Setting) -> dict[str, object]:
+    """The fields that name a setting in `results.json` and in predictions."""
+    return {
+        "method": setting.method,
+        "block_size": setting.block_size or None,
+        "k": setting.k or None,
+        "budget": setting.budget,
+        "selector": setting.selector,
+        "selector_seed": setting.selector_seed,
+    }
