@@ -13,9 +13,9 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float64
 
-# Differences of one stratum (a task): one row a replicate (a training or selector seed), one
-# column a prompt. R rows are shared by all strata, P may differ.
-Differences = Float64[np.ndarray, "R P"]
+# Differences of one stratum (a task) [R, P]: one row a replicate (a training or selector seed), one
+# column a prompt. Strata share R but not P, so neither letter may bind across a list of them.
+Differences = Float64[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True)

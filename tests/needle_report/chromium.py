@@ -57,9 +57,7 @@ class Browser:
         self._session: str | None = None
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
-        attached = self.call(
-            "Target.attachToTarget", targetId=page["targetId"], flatten=True
-        )
+        attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
@@ -108,6 +106,11 @@ class Browser:
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
         return result["result"].get("value")
+
+    def settle(self) -> None:
+        """Waits for the next frame, and with it for scrolling to be done."""
+        frame = "new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))"
+        self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
 
     def press(self, key: str) -> None:
         """A key such as "Tab" or "ArrowRight", down and up."""

@@ -125,8 +125,11 @@ def _answer(named: dict[str, Any], task: str, index: int) -> dict[str, Any]:
         needle = f"One of the special magic numbers for {key} is: {value}."
         noise.insert(prompts.randrange(len(noise) + 1), needle)
     prompt = "\n".join(
-        ["A special magic number is hidden within the following text.", *noise]
-        + [f"What is the special magic number for {key} mentioned in the provided text?"]
+        [
+            "A special magic number is hidden within the following text.",
+            *noise,
+            f"What is the special magic number for {key} mentioned in the provided text?",
+        ]
     )
     fate = random.Random(f"{task}/{index}/{named}")
     chance = _chance(named, task)

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from ratjax.needle import statistics
 from ratjax.needle.statistics import Estimate
-from scipy import stats
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = str | int | float | None
+# Whole coordinates are numbers too: run-time type checks do not take an int for a float.
+Number = int | float
+Child = str | Number | None
 
 
 def escape(value: Child) -> Markup:
@@ -26,7 +28,7 @@ def join(children: Iterable[Child], separator: str = "") -> Markup:
     return Markup(separator.join(escape(child) for child in children))
 
 
-def el(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
+def el(name: str, /, *children: Child, **attributes: str | Number | bool | None) -> Markup:
     """An element. `class_` and `for_` lose their underscore, other underscores become hyphens;
     True gives a bare attribute, False and None none."""
     parts = [name]
@@ -39,6 +41,6 @@ def el(name: str, /, *children: Child, **attributes: str | float | bool | None) 
     return Markup(opening if name in _VOID else f"{opening}{join(children)}</{name}>")
 
 
-def rounded(value: float) -> str:
+def rounded(value: Number) -> str:
     """A coordinate with at most one decimal: enough for the eye, and it keeps pages small."""
     return f"{value:.1f}".removesuffix(".0")

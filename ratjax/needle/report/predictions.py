@@ -84,23 +84,24 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parse(row: Mapping[str, Any], where: str) -> Answer:
-    def need(name: str, kind: type | tuple[type, ...]) -> Any:
-        value = row.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{where}: field {name!r} is missing or of the wrong type")
-        return value
-
     prompt = row.get("input")
-    strict = float(need("strict", (int, float)))
+    strict = float(_need(row, "strict", (int, float), where))
     if not 0 <= strict <= 1:
         raise InputError(f"{where}: strict={strict} must be between 0 and 1")
     return Answer(
-        index=need("index", int),
+        index=_need(row, "index", int, where),
         prompt=prompt if isinstance(prompt, str) else None,
-        gold=tuple(map(str, need("outputs", list))),
-        prediction=need("prediction", str),
+        gold=tuple(map(str, _need(row, "outputs", list, where))),
+        prediction=_need(row, "prediction", str, where),
         strict=strict,
     )
+
+
+def _need(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+    value = row.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{where}: field {name!r} is missing or of the wrong type")
+    return value
 
 
 def _add(cell: CellPredictions, answer: Answer, keep: int, texts: dict[str, str]) -> None:

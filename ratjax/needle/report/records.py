@@ -25,8 +25,6 @@ KEY_FIELDS = (
     "selector_seed",
     "task",
 )
-_NULLABLE = ("train_seed", "block_size", "k", "selector_seed")
-_TEXT = ("run", "backbone", "method", "budget", "selector", "task")
 COST_FIELDS = (
     "kv_read_fraction_prefill",
     "kv_read_fraction_decode",
@@ -99,6 +97,47 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_budget(value: object) -> bool:
+    try:
+        return isinstance(value, str) and 0 < Fraction(value) <= 1
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+def _is_interval(value: object) -> bool:
+    ends = value if isinstance(value, list) else []
+    return len(ends) == 2 and all(map(_is_number, ends)) and ends[0] <= ends[1]
+
+
+# Fields, what their value must be, and the same in words.
+_REQUIRED = (
+    (
+        ("run", "backbone", "method", "selector", "task"),
+        lambda v: isinstance(v, str) and v != "",
+        "a non-empty string",
+    ),
+    (
+        ("train_seed", "block_size", "k", "selector_seed"),
+        lambda v: v is None or _is_count(v),
+        "an integer or null",
+    ),
+    (("budget",), _is_budget, "a fraction in text above 0 and at most 1, such as '1/4'"),
+    (("context_length", "samples"), lambda v: _is_count(v) and v > 0, "an integer above 0"),
+    (
+        ("score_strict", "score_ruler"),
+        lambda v: _is_number(v) and 0 <= v <= 100,
+        "a number from 0 to 100",
+    ),
+    (("ci95",), _is_interval, "two numbers [low, high]"),
+    (
+        ("kv_read_fraction",),
+        # Null where the method's phase never ran; sums of float32 may end a rounding above 1.
+        lambda v: v is None or (_is_number(v) and 0 <= v <= 1 + 1e-6),
+        "a number from 0 to 1, or null where nothing was read",
+    ),
+)
+
+
 def parse_result(row: object, where: str) -> Result:
     """Checks one row of `results.json`.
 
@@ -111,40 +150,18 @@ def parse_result(row: object, where: str) -> Result:
     """
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: {_shown(row)} is not an object with the fields of one result")
-
-    def need(field: str, fits: bool, rule: str) -> Any:
-        if field not in row:
-            raise InputError(f"{where}: field {field!r} is missing; run the evaluation again")
-        if not fits:
-            raise InputError(f"{where}: {field}={_shown(row[field])} must be {rule}")
-        return row[field]
-
-    for field in _TEXT:
-        need(field, isinstance(row.get(field), str) and row[field] != "", "a non-empty string")
-    for field in _NULLABLE:
-        value = row.get(field)
-        need(field, value is None or _is_count(value), "an integer or null")
-    try:
-        fits = 0 < Fraction(row["budget"]) <= 1
-    except (ValueError, ZeroDivisionError):
-        fits = False
-    need("budget", fits, "a fraction in text above 0 and at most 1, such as '1/4'")
-    for field in ("context_length", "samples"):
-        need(field, _is_count(row.get(field)) and row[field] > 0, "an integer above 0")
-    for field in ("score_strict", "score_ruler"):
-        need(field, _is_number(row.get(field)) and 0 <= row[field] <= 100, "between 0 and 100")
-    read = row.get("kv_read_fraction")
-    # Null where the method's phase never ran; sums of float32 may end a rounding error above 1.
-    fits = read is None or (_is_number(read) and 0 <= read <= 1 + 1e-6)
-    need("kv_read_fraction", fits, "between 0 and 1, or null where nothing was read")
-    ends = row.get("ci95")
-    fits = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
-    need("ci95", fits and ends[0] <= ends[1], "two numbers [low, high]")
+    for fields, fits, rule in _REQUIRED:
+        for field in fields:
+            if field not in row:
+                raise InputError(f"{where}: field {field!r} is missing; run the evaluation again")
+            if not fits(row[field]):
+                raise InputError(f"{where}: {field}={_shown(row[field])} must be {rule}")
     for field in COST_FIELDS:
-        if row.get(field) is not None:
-            need(
-                field, _is_number(row[field]) and row[field] >= 0, "a number of 0 or more, or null"
-            )
+        value = row.get(field)
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise InputError(f"{where}: {field}={_shown(value)} must be 0 or more, or null")
+    low, high = row["ci95"]
+    read = row["kv_read_fraction"]
     return Result(
         run=row["run"],
         backbone=row["backbone"],
@@ -156,7 +173,7 @@ def parse_result(row: object, where: str) -> Result:
         score_strict=float(row["score_strict"]),
         score_ruler=float(row["score_ruler"]),
         samples=row["samples"],
-        ci95=(float(ends[0]), float(ends[1])),
+        ci95=(float(low), float(high)),
         kv_read_fraction=None if read is None else float(read),
         raw=row,
     )

@@ -4,19 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ratjax.needle.report.markup import Markup, el, join, rounded
+from ratjax.needle.report.markup import Markup, Number, el, join, rounded
 
 
 @dataclass(frozen=True)
 class Scale:
     """Maps [low, high] linearly to pixels [start, end]; low == high maps to the middle."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         span = self.high - self.low
         share = (value - self.low) / span if span else 0.5
         return self.start + share * (self.end - self.start)
@@ -26,19 +26,19 @@ class Scale:
 class Frame:
     """A plot area inside a drawing of `width` x `height`, and the scales of its axes."""
 
-    width: float
-    height: float
+    width: Number
+    height: Number
     x: Scale
     y: Scale
 
     @classmethod
     def of(
         cls,
-        width: float,
-        height: float,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        margins: tuple[float, float, float, float] = (10, 14, 24, 30),
+        width: Number,
+        height: Number,
+        x: tuple[Number, Number],
+        y: tuple[Number, Number],
+        margins: tuple[Number, Number, Number, Number] = (10, 14, 24, 30),
     ) -> "Frame":
         """`margins`: top, right, bottom, left."""
         top, right, bottom, left = margins
@@ -51,8 +51,8 @@ class Frame:
 
     def grid(
         self,
-        x_ticks: Sequence[tuple[float, str]],
-        y_ticks: Sequence[tuple[float, str]],
+        x_ticks: Sequence[tuple[Number, str]],
+        y_ticks: Sequence[tuple[Number, str]],
         y_label: str = "",
         x_label: str = "",
     ) -> Markup:
@@ -86,33 +86,33 @@ class Frame:
         )
 
 
-def line(x1: float, y1: float, x2: float, y2: float, name: str) -> Markup:
+def line(x1: Number, y1: Number, x2: Number, y2: Number, name: str) -> Markup:
     return el("line", x1=rounded(x1), y1=rounded(y1), x2=rounded(x2), y2=rounded(y2), class_=name)
 
 
-def label(x: float, y: float, text: str, anchor: str, name: str = "") -> Markup:
+def label(x: Number, y: Number, text: str, anchor: str, name: str = "") -> Markup:
     return el("text", text, x=rounded(x), y=rounded(y), text_anchor=anchor, class_=name or None)
 
 
-def path(points: Sequence[tuple[float, float]], name: str, close: bool = False) -> Markup:
+def path(points: Sequence[tuple[Number, Number]], name: str, close: bool = False) -> Markup:
     """A polyline through the points (pixels)."""
     steps = " ".join(f"{rounded(x)},{rounded(y)}" for x, y in points)
     return el("polygon" if close else "polyline", points=steps, class_=name)
 
 
-def marker(x: float, y: float, position: int, name: str, size: float = 3.6) -> Markup:
+def marker(x: Number, y: Number, position: int, name: str, size: Number = 3.6) -> Markup:
     """A backbone's mark: ring, square, triangle, diamond by its position in the report."""
     shapes = (_ring, _square, _triangle, _diamond)
     return shapes[position % len(shapes)](x, y, size, name)
 
 
-def _ring(x: float, y: float, size: float, name: str) -> Markup:
+def _ring(x: Number, y: Number, size: Number, name: str) -> Markup:
     return el(
         "circle", cx=rounded(x), cy=rounded(y), r=rounded(size + 0.4), class_=f"mark ring {name}"
     )
 
 
-def _square(x: float, y: float, size: float, name: str) -> Markup:
+def _square(x: Number, y: Number, size: Number, name: str) -> Markup:
     half = size - 0.6
     return el(
         "rect",
@@ -124,17 +124,17 @@ def _square(x: float, y: float, size: float, name: str) -> Markup:
     )
 
 
-def _triangle(x: float, y: float, size: float, name: str) -> Markup:
+def _triangle(x: Number, y: Number, size: Number, name: str) -> Markup:
     return path([(x - size, y + size), (x + size, y + size), (x, y - size)], f"mark {name}", True)
 
 
-def _diamond(x: float, y: float, size: float, name: str) -> Markup:
+def _diamond(x: Number, y: Number, size: Number, name: str) -> Markup:
     reach = size + 0.6
     corners = [(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)]
     return path(corners, f"mark {name}", True)
 
 
-def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+def nice_ticks(low: Number, high: Number, most: int = 5) -> list[Number]:
     """Round numbers covering [low, high], at most about `most` of them."""
     if not high > low:
         return [low]

@@ -44,10 +44,14 @@ def _fitting(content: Content) -> tuple[str, int, bool]:
     """The most answers that fit: JSON text, answers a cell, whether prompts had to be cut."""
     for cut in (False, True):
         for cap in _CAPS:
-            text = json.dumps(_data(content, cap, cut), ensure_ascii=False, separators=(",", ":"))
+            text = _text(content, cap, cut)
             if len(text.encode()) <= MOST_BYTES:
                 return text, cap, cut
     return text, cap, cut
+
+
+def _text(content: Content, cap: int, cut: bool) -> str:
+    return json.dumps(_data(content, cap, cut), ensure_ascii=False, separators=(",", ":"))
 
 
 def _data(content: Content, cap: int, cut: bool) -> dict[str, Any]:
