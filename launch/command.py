@@ -5,25 +5,23 @@ Bad input, wherever it is found, ends as one line `error: ...` on stderr and exi
 a traceback means a defect.
 """
 
+import dataclasses
 import importlib
 import json
-import os
 import pathlib
-import re
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags import config_path
 
+from launch.explain import check_file, explain
 from ratjax.config.experiment import Experiment
 from ratjax.config.overrides import from_mapping, leaves, type_name
-from ratjax.errors import ConfigError, InputError, nearest
+from ratjax.errors import InputError, nearest
 
 FLAGS = flags.FLAGS
 
@@ -32,16 +30,20 @@ def define_config() -> None:
     """Defines `--config`, and with it `--config.<field>=` for every field of an experiment."""
     if "config" not in FLAGS:
         config_flags.DEFINE_config_file(
-            "config", None, f"An experiment file. {_field_help()}", lock_config=False
+            "config",
+            None,
+            f"An experiment file. {_field_help()}",
+            flag_values=FLAGS,
+            lock_config=False,
         )
-        flags.mark_flag_as_required("config")
+        flags.mark_flag_as_required("config", FLAGS)
 
 
 def define_workdir(help_text: str) -> None:
     """Defines `--workdir`."""
     if "workdir" not in FLAGS:
-        flags.DEFINE_string("workdir", None, help_text)
-        flags.mark_flag_as_required("workdir")
+        flags.DEFINE_string("workdir", None, help_text, FLAGS)
+        flags.mark_flag_as_required("workdir", FLAGS)
 
 
 def define_dry_run() -> None:
@@ -52,6 +54,7 @@ def define_dry_run() -> None:
             False,
             "Validate everything, print what would run, and end with one JSON line. Data or "
             "weights that are not there are warnings.",
+            FLAGS,
         )
 
 
@@ -146,95 +149,18 @@ def parse(argv: list[str]) -> list[str]:
     """`FLAGS(argv)`, with every way in which that can fail reduced to one line."""
     try:
         if "config" in FLAGS:
-            _check_file(argv)
+            check_file(argv)
         rest = FLAGS(argv)
     except SystemExit:  # a help flag, which absl ends with status 1
         sys.exit(0)
     except Exception as error:
-        message = _explain(argv, error)
+        message = explain(argv, error)
         if message is None:
             raise
         sys.exit(fail(message))
-    if FLAGS["verbosity"].using_default_value:
+    if "verbosity" in FLAGS and FLAGS["verbosity"].using_default_value:
         FLAGS.verbosity = logging.WARNING  # absl would go on to choose INFO
     return rest
-
-
-def _check_file(argv: list[str]) -> None:
-    path = _config_file(argv)
-    if path is not None and not os.path.isfile(path):
-        here = pathlib.Path(path).parent
-        known = [str(p) for p in here.glob("*.py") if not p.name.startswith("_")]
-        hint = f"; {nearest(path, known)}" if known else ""
-        raise InputError(f"--config={path}: no such file{hint}")
-
-
-def _config_file(argv: list[str]) -> str | None:
-    for index, argument in enumerate(argv):
-        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
-            value = match[1] if match[1] is not None else next(iter(argv[index + 1 :]), "")
-            return value.split(":")[0]
-    return None
-
-
-def _explain(argv: list[str], error: Exception) -> str | None:
-    """One line for the user; None where the error is none of theirs."""
-    chain = list(_chain(error))
-    for link in chain:
-        if isinstance(link, InputError):
-            return str(link)
-    path = _config_file(argv)
-    for link in chain:
-        for frame in reversed(traceback.extract_tb(link.__traceback__)):
-            if path and os.path.abspath(frame.filename) == os.path.abspath(path):
-                return f"{path}:{frame.lineno}: {type(link).__name__}: {link}"
-        if isinstance(link, SyntaxError) and path:
-            return f"{path}:{link.lineno}: SyntaxError: {link.msg}"
-    if isinstance(error, KeyError | AttributeError | IndexError):
-        return _unknown_override(argv)
-    if isinstance(error, flags.Error | ValueError | TypeError):
-        message = str(error).splitlines()[0]
-        if match := re.match(r"flag --config\.(\S+?)=(.*?): ", message):
-            kinds = {leaf.name: type_name(leaf.annotation) for leaf in leaves(Experiment)}
-            kind = kinds.get(match[1])
-            return (
-                str(ConfigError(match[1], match[2], f"must be of type {kind}")) if kind else message
-            )
-        if match := re.match(r"flag --(\w+)=None: .* must have a value", message):
-            return f"--{match[1]} is required"
-        return message
-    return None
-
-
-def _unknown_override(argv: list[str]) -> str | None:
-    """Names the override that is no field of the configuration."""
-    config = FLAGS["config"].value if FLAGS["config"].present else None
-    if config is None:
-        config = config_flags.config_flags.ConfigFileFlagParser("config").parse(_config_file(argv))
-    for argument in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
-        if not match:
-            continue
-        holder, path = config, ""
-        for part in config_path.split(match[1]):
-            try:
-                holder = holder[part]
-            except (KeyError, IndexError, TypeError):
-                names = [str(k) for k in holder] if isinstance(holder, ConfigDict) else []
-                hint = nearest(str(part), names) if names else f"it has {_size(holder)}"
-                return f"{match[1]}: unknown field; {hint}"
-            path = f"{path}.{part}"
-    return None
-
-
-def _size(value: Any) -> str:
-    return f"{len(value)} items" if isinstance(value, tuple | list) else "no fields"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _field_help() -> str:
@@ -242,8 +168,6 @@ def _field_help() -> str:
     for field in leaves(Experiment):
         if field.name.startswith("model.memory."):
             continue  # an experiment's memory is its own field
-        default = "" if isinstance(field.value, type) else f" = {field.value!r}"
-        if "MISSING" in default:
-            default = ""
+        default = "" if field.value is dataclasses.MISSING else f" = {field.value!r}"
         lines.append(f"{field.name} ({type_name(field.annotation)}){default}: {field.doc}")
     return "\n".join(lines)

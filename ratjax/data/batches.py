@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from ratjax.config.data import Span
-from ratjax.data import rows, stream
 from ratjax.data.batch import Batch
 from ratjax.data.folder import read_index
 from ratjax.data.order import Mixture, shuffle_key, shuffled
+from ratjax.data.rows import Rows
+from ratjax.data.stream import Stream
 from ratjax.errors import InputError
 
 
@@ -29,19 +30,21 @@ class Source(Protocol):
 
 
 def open_source(folder: str | os.PathLike, sequence_length: int) -> Source:
-    """Opens a data folder of either kind.
+    """Opens a data folder of either kind; its index tells which.
 
     Raises:
       MissingDataError: it does not exist.
       InputError: it is no data folder, is damaged, or does not fit `sequence_length`.
     """
-    kind = read_index(folder).get("kind")
-    kinds = {rows.KIND: rows.Rows, stream.KIND: stream.Stream}
-    if kind not in kinds:
-        raise InputError(
-            f"{folder}/index.json: kind={kind!r} must be one of {', '.join(map(repr, kinds))}"
-        )
-    return kinds[kind](folder, sequence_length)
+    index = read_index(folder)
+    if "files" in index:
+        return Stream(folder, sequence_length)
+    if "rows" in index:
+        return Rows(folder, sequence_length)
+    raise InputError(
+        f"{folder}/index.json: names neither the rows of a folder of rows nor the files of a "
+        "token stream; make the folder again"
+    )
 
 
 class Batches:

@@ -15,7 +15,7 @@ from ratjax.data.folder import INDEX, MissingDataError, fingerprint, read_index
 from ratjax.errors import InputError
 from ratjax.files import new_folder, write_json
 
-KIND = "rows"
+FORMAT = 1
 
 
 def write_rows(
@@ -33,7 +33,7 @@ def write_rows(
     with new_folder(folder) as part:
         np.save(part / "tokens.npy", tokens)
         np.save(part / "loss_mask.npy", loss_mask)
-        write_json(part / INDEX, {"kind": KIND, "rows": rows, "length": length, **facts})
+        write_json(part / INDEX, {"format": FORMAT, "rows": rows, "length": length, **facts})
 
 
 class Rows:
@@ -61,6 +61,11 @@ class Rows:
             raise InputError(
                 f"{files[1]}: must be bool {list(tokens.shape)} as tokens.npy is, "
                 f"is {mask.dtype} {list(mask.shape)}"
+            )
+        if list(tokens.shape) != [self.index.get("rows"), self.index.get("length")]:
+            raise InputError(
+                f"{folder}: tokens.npy is {list(tokens.shape)}, which is not what index.json says; "
+                "make the folder again"
             )
         if not len(tokens):
             raise InputError(f"{folder}: holds no rows; make it again")

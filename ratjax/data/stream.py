@@ -1,7 +1,7 @@
 """Token streams: documents end to end, each followed by EOS, cut into windows when read.
 
 A folder of headerless little-endian uint32 files and an `index.json` that names them:
-`{"kind": "stream", "eos_id":, "vocab_size":, "documents":, "files": [{"name":, "tokens":}]}`.
+`{"format": 1, "eos_id":, "vocab_size":, "documents":, "files": [{"name":, "tokens":}]}`.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from ratjax.data.folder import INDEX, MissingDataError, fingerprint, read_index
 from ratjax.errors import InputError
 from ratjax.files import new_folder, write_json
 
-KIND = "stream"
+FORMAT = 1
 TOKEN = np.dtype("<u4")
 DOCUMENTS_AT_ONCE = 1024
 
@@ -64,7 +64,7 @@ def write_stream(
         write_json(
             part / INDEX,
             {
-                "kind": KIND,
+                "format": FORMAT,
                 "eos_id": eos_id,
                 "vocab_size": tokenizer.get_vocab_size(),
                 "documents": documents,

@@ -36,6 +36,8 @@ def loss_sums(
         log_partition = jax.nn.logsumexp(logits, axis=-1)
         picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         entropy = jnp.where(mask, log_partition - picked, 0.0).sum()
+        if not z_loss:
+            return jnp.stack([entropy, entropy])
         penalty = jnp.where(mask, log_partition**2, 0.0).sum()
         return jnp.stack([entropy + z_loss * penalty, entropy])
 
