@@ -9,22 +9,21 @@ from ratjax_kernels import dense_decode, page_bounds, page_scores, paged_decode
 from tests.kernels import oracle
 
 IMPLEMENTATIONS = ("reference", "xla")
-HEADS = ((4, 4), (4, 2), (3, 1))
+HEADS = ((4, 4), (6, 2))
 
 
 def inputs(slots, heads=4, kv_heads=2, dtype=jnp.float32, batch=3, channels=8, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    q = jax.random.normal(keys[0], (batch, 1, heads, channels)).astype(dtype)
+    rng = np.random.default_rng(seed)
+    q = oracle.normal(rng, (batch, 1, heads, channels), dtype)
     k, v = (
-        jax.random.normal(key, (batch, slots, kv_heads, channels)).astype(dtype) for key in keys[1:]
+        oracle.normal(rng, (batch, slots, kv_heads, channels), dtype, scale) for scale in (2, 1)
     )
     lengths = jnp.asarray([slots, max(slots // 2, 1), 1], jnp.int32)
-    return q, 2 * k, v, lengths
+    return q, k, v, lengths
 
 
 def poison(x, lengths):
-    beyond = np.arange(x.shape[1])[None] >= np.asarray(lengths)[:, None]
-    return jnp.where(beyond[:, :, None, None], jnp.nan, x)
+    return oracle.poisoned(x, np.arange(x.shape[1])[None] < np.asarray(lengths)[:, None])
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -34,7 +33,14 @@ def poison(x, lengths):
 def test_dense_decode_reads_the_filled_slots(implementation, dtype, heads, kv_heads, slots):
     q, k, v, lengths = inputs(slots, heads, kv_heads, dtype)
     want = oracle.attend(q, k, v, lambda b, t, h: range(int(lengths[b])))
-    have = dense_decode(q, poison(k, lengths), poison(v, lengths), lengths, implementation)
+    have = oracle.run(
+        dense_decode,
+        q,
+        poison(k, lengths),
+        poison(v, lengths),
+        lengths,
+        implementation=implementation,
+    )
     assert have.dtype == dtype
     oracle.assert_attention_close(have, *want)
 
@@ -43,7 +49,7 @@ def test_dense_decode_reads_the_filled_slots(implementation, dtype, heads, kv_he
 def test_empty_cache_gives_zeros(implementation):
     q, k, _, _ = inputs(5)
     lengths = jnp.zeros(3, jnp.int32)
-    nothing = jnp.full_like(k, jnp.nan)
+    nothing = oracle.poisoned(k, np.zeros(3, bool))
     np.testing.assert_array_equal(dense_decode(q, nothing, nothing, lengths, implementation), 0)
     pages = jnp.full((3, 4, 2), -1, jnp.int32)
     out = paged_decode(q, nothing, nothing, lengths, pages, 2, implementation)
@@ -52,14 +58,21 @@ def test_empty_cache_gives_zeros(implementation):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("slots,page_size", [(1, 4), (16, 4), (63, 16), (65, 16)])
+@pytest.mark.parametrize("slots,page_size", [(1, 4), (65, 16)])
 def test_page_bounds_cover_the_valid_slots(implementation, dtype, slots, page_size):
     _, k, _, lengths = inputs(slots, dtype=dtype)
-    k_min, k_max = page_bounds(poison(k, lengths), lengths, page_size, implementation)
+    k_min, k_max = oracle.run(
+        page_bounds,
+        poison(k, lengths),
+        lengths,
+        page_size=page_size,
+        implementation=implementation,
+    )
+    k, k_min, k_max = (np.asarray(x) for x in (k, k_min, k_max))
     assert k_min.shape[1] == -(-slots // page_size)
     assert k_min.dtype == k_max.dtype == dtype
     for b, p in np.ndindex(k_min.shape[:2]):
-        page = np.asarray(k[b, p * page_size : min((p + 1) * page_size, int(lengths[b]))])
+        page = k[b, p * page_size : min((p + 1) * page_size, int(lengths[b]))]
         if len(page):
             np.testing.assert_array_equal(k_min[b, p], page.min(axis=0))
             np.testing.assert_array_equal(k_max[b, p], page.max(axis=0))
@@ -73,8 +86,8 @@ def test_page_bounds_cover_the_valid_slots(implementation, dtype, slots, page_si
 def test_page_scores_are_quests(implementation, dtype, heads, kv_heads):
     q, k, _, lengths = inputs(63, heads, kv_heads, dtype)
     q = q.at[0, 0, 0].set(0)  # zero times an infinite bound must not be NaN
-    k_min, k_max = page_bounds(k, lengths, 16, "reference")
-    have = page_scores(q, k_min, k_max, implementation)
+    k_min, k_max = oracle.run(page_bounds, k, lengths, page_size=16)
+    have = np.asarray(oracle.run(page_scores, q, k_min, k_max, implementation=implementation))
     low, high, query = (oracle.as64(x) for x in (k_min, k_max, q))
     for b, h, p in np.ndindex(have.shape):
         g = h // (heads // kv_heads)
@@ -87,7 +100,7 @@ def test_page_scores_are_quests(implementation, dtype, heads, kv_heads):
 
 def test_page_scores_bound_every_score_of_the_page():
     q, k, _, lengths = inputs(64, seed=5)
-    scores = page_scores(q, *page_bounds(k, lengths, 8))
+    scores = np.asarray(page_scores(q, *oracle.run(page_bounds, k, lengths, page_size=8)))
     dots = np.einsum("bhd,bshd->bhs", q[:, 0], np.repeat(k, 2, axis=2))
     for b, h, p in np.ndindex(scores.shape):
         page = dots[b, h, p * 8 : min((p + 1) * 8, int(lengths[b]))]
@@ -96,9 +109,8 @@ def test_page_scores_bound_every_score_of_the_page():
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("heads,kv_heads", HEADS)
-@pytest.mark.parametrize("per_kv_head", [False, True])
-@pytest.mark.parametrize("slots,page_size,listed", [(1, 4, 1), (65, 16, 3), (63, 8, 8)])
+@pytest.mark.parametrize("heads,kv_heads,per_kv_head", [(4, 4, False), (6, 2, False), (6, 2, True)])
+@pytest.mark.parametrize("slots,page_size,listed", [(1, 4, 1), (65, 16, 3)])
 def test_paged_decode_reads_the_listed_pages(
     implementation, dtype, heads, kv_heads, per_kv_head, slots, page_size, listed
 ):
@@ -118,8 +130,17 @@ def test_paged_decode_reads_the_listed_pages(
     read = np.zeros((3, slots, kv_heads), bool)
     for b, h in np.ndindex(3, heads):
         read[b, rows(b, 0, h), h // (heads // kv_heads)] = True
-    k, v = (jnp.where(read[..., None], x, jnp.nan) for x in (k, v))
-    have = paged_decode(q, k, v, lengths, jnp.asarray(ids), page_size, implementation)
+    k, v = (oracle.poisoned(x, read) for x in (k, v))
+    have = oracle.run(
+        paged_decode,
+        q,
+        k,
+        v,
+        lengths,
+        jnp.asarray(ids),
+        page_size=page_size,
+        implementation=implementation,
+    )
     assert have.dtype == dtype
     oracle.assert_attention_close(have, *want)
 
@@ -136,7 +157,7 @@ def test_equal_scores_share_the_weight():
     k = jnp.ones_like(v)
     have = dense_decode(q, k, v, lengths)
     for b in range(3):
-        mean = np.repeat(v[b, : int(lengths[b])].mean(axis=0), 2, axis=0)
+        mean = np.repeat(np.asarray(v)[b, : int(lengths[b])].mean(axis=0), 2, axis=0)
         np.testing.assert_allclose(have[b, 0], mean, atol=1e-6)
 
 
@@ -149,11 +170,11 @@ def test_works_under_jit_vmap_and_scan():
         return dense_decode(q, k, v, lengths), paged_decode(q, k, v, lengths, ids, 4), scores
 
     args = (q, k, v, lengths, ids)
-    want = both(*args)
+    want = jax.jit(both)(*args)
     single = [x[:, None] for x in args]
-    mapped = [x[:, 0] for x in jax.vmap(both)(*single)]
+    mapped = [x[:, 0] for x in jax.jit(jax.vmap(both))(*single)]
     scanned = jax.lax.scan(lambda carry, x: (carry, both(*x)), 0, tuple(single))[1]
-    for have in (jax.jit(both)(*args), mapped, [x[:, 0] for x in scanned]):
+    for have in (mapped, [x[:, 0] for x in scanned]):
         for a, b in zip(have, want, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
