@@ -42,9 +42,6 @@ def paired_bootstrap(
     "pigeonhole" bootstrap of Owen 2007, which errs on the wide side for crossed data, but cannot
     know more about the spread between seeds than a handful of seeds tells).
 
-    Two prompts whose columns are equal are interchangeable, so the draw is a multinomial over the
-    distinct columns: the same distribution, at a cost that does not grow with the prompts.
-
     Args:
         strata: differences [R, P] of each stratum; the same R everywhere.
         draws: bootstrap samples.
@@ -64,13 +61,30 @@ def paired_bootstrap(
     row_weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
     means = np.zeros(draws)
     for differences in strata:
-        columns, counts = np.unique(differences, axis=1, return_counts=True)
-        prompts = counts.sum()
-        weights = rng.multinomial(prompts, counts / prompts, size=draws) / prompts
-        means += ((row_weights @ columns) * weights).sum(axis=1)
+        means += _resampled_means(differences, row_weights, rng)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means / len(strata), [tail, 1 - tail])
     return Estimate(float(np.mean([d.mean() for d in strata])), float(low), float(high))
+
+
+def _resampled_means(
+    differences: Differences, row_weights: Float64[np.ndarray, "N R"], rng: np.random.Generator
+) -> Float64[np.ndarray, " N"]:
+    """Means of N samples of prompts, the replicates weighted as given.
+
+    Prompts whose columns are equal are interchangeable. Where few columns are distinct (scores
+    of one replicate take few values) a sample is a multinomial over those, at a cost that does not
+    grow with the prompts; else prompts are drawn one by one. The distribution is the same.
+    """
+    columns, counts = np.unique(differences, axis=1, return_counts=True)
+    prompts = differences.shape[1]
+    values = row_weights @ columns
+    if 8 * len(counts) <= prompts:
+        weights = rng.multinomial(prompts, counts / prompts, size=len(row_weights))
+        return (values * weights).sum(axis=1) / prompts
+    which = np.repeat(np.arange(len(counts)), counts)
+    picked = which[rng.integers(prompts, size=(len(row_weights), prompts))]
+    return np.take_along_axis(values, picked, axis=1).mean(axis=1)
 
 
 def average_interval(estimates: Sequence[Estimate]) -> Estimate:

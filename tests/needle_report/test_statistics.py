@@ -59,9 +59,11 @@ def test_bootstrap_equals_full_enumeration():
     assert (result.mean, result.low, result.high) == (0.0, low, high)
 
 
-def test_bootstrap_agrees_with_the_normal_interval():
+@pytest.mark.parametrize("distinct", [5, 400])
+def test_bootstrap_agrees_with_the_normal_interval(distinct):
+    # Few distinct values and many take different ways to the same distribution.
     rng = np.random.default_rng(1)
-    differences = rng.normal(0.3, 1.0, size=(1, 400))
+    differences = rng.normal(0.3, 1.0, size=(1, distinct))[:, np.arange(400) % distinct]
     result = statistics.paired_bootstrap([differences])
     half = 1.96 * differences.std() / math.sqrt(400)
     assert result.mean == pytest.approx(differences.mean())

@@ -44,7 +44,7 @@ def test_resolution_states_the_edge_and_its_formula(content):
     ((comparison,),) = content.comparisons
     text = resolution(comparison)
     # Twenty prompts, eight tests: nine discordant prompts, 45 points.
-    assert "no difference below 45.0 points" in text
+    assert "no difference in fully right answers below 45.0 points" in text
     assert f"2^(1{labels.MINUS}m)" in text and "0.05/8" in text and "100 m / 20" in text
 
 

@@ -79,8 +79,8 @@ def resolution(comparison: Comparison) -> str:
     share = median_discordance(tested)
     usual = detectable_difference(prompts, share, tests, ALPHA)
     best = (
-        f"With {prompts} prompts a cell and {_spelled(tests)} tests a setting, no difference below "
-        f"{labels.number(floor)} points can be significant"
+        f"With {prompts} prompts a cell and {_spelled(tests)} tests a setting, no difference in "
+        f"fully right answers below {labels.number(floor)} points can be significant"
         if math.isfinite(floor)
         else f"With {prompts} prompts a cell no difference at all can be significant"
     )

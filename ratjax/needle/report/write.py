@@ -51,6 +51,7 @@ def build(
     if target.exists() and not target.is_dir():
         raise InputError(f"target={target}: is a file; name a folder")
     content = collect(runs, training, command, skip=target)
+    shown, target = target, target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -63,7 +64,7 @@ def build(
                 (target / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return target / PAGE
+    return shown / PAGE
 
 
 def _write(content: Content, folder: Path) -> None:
