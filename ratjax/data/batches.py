@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -17,6 +17,7 @@ from ratjax.data.stream import Stream
 from ratjax.errors import InputError
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data folder opened for one sequence length."""
 
