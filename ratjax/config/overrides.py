@@ -41,7 +41,9 @@ def to_config_dict(config: Any) -> ConfigDict:
     return result
 
 
-def from_mapping(kind: type[Config], mapping: Mapping[str, Any], path: str = "") -> Config:
+def from_mapping(
+    kind: type[Config], mapping: Mapping[str, Any] | ConfigDict, path: str = ""
+) -> Config:
     """Builds a configuration dataclass from a `ConfigDict` or from parsed JSON.
 
     Args:
@@ -169,7 +171,7 @@ def _value(annotation: Any, value: Any, path: str) -> Any:
     if value is None:
         if optional:
             return None
-        raise ConfigError(path, value, f"must be a {type_name(annotation)}")
+        raise ConfigError(path, value, f"must be of type {type_name(annotation)}")
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, annotation):
             return value

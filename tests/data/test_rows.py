@@ -79,5 +79,5 @@ def test_rows_of_another_length_or_none(folder, tmp_path):
 def test_index_that_belongs_to_other_rows(folder):
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**index, "rows": 6}))
-    with pytest.raises(InputError, match="not what index.json says"):
+    with pytest.raises(InputError, match=r"not what index.json says"):
         open_source(folder, 8)

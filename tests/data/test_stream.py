@@ -91,7 +91,7 @@ def test_failure_while_writing_leaves_no_folder(tmp_path, tokenizer):
 def test_bad_streams_are_named_in_one_line(tmp_path, tokenizer):
     folder = tmp_path / "s"
     write_stream(folder, documents(20), tokenizer, EOS)
-    with pytest.raises(InputError, match="too short: .* sequence_length=100000"):
+    with pytest.raises(InputError, match=r"too short: .* sequence_length=100000"):
         open_source(folder, 100_000)
     file = folder / "00000.bin"
     content = file.read_bytes()
