@@ -47,7 +47,7 @@ def _row(
 ) -> Markup:
     scores = [(b, group.average(b, setting)) for b in group.backbones]
     cells: list[Child] = [
-        el("th", group.method_name(setting), scope="row"),
+        el("th", *_name(group, setting), scope="row"),
         el("td", labels.budget(setting.budget)),
         el("td", labels.kept(setting), class_="quiet"),
     ]
@@ -66,6 +66,15 @@ def _row(
     known = [(b, score.mean) for b, score in scores if score is not None]
     cells.append(el("td", dumbbell(known, places), class_="picture"))
     return el("tr", *cells, class_="reference" if setting.is_dense else None)
+
+
+def _name(group: Group, setting: Setting) -> list[Child]:
+    """The method; its block size shows only where the column that tells it is left out."""
+    blocks = None
+    if group.blocks_matter(setting):
+        suffix = labels.variant(setting).removeprefix(labels.method(setting.method))
+        blocks = el("span", suffix, class_="blocks")
+    return [labels.method(setting.method), blocks, labels.selector_suffix(setting.selector)]
 
 
 def _incomplete(group: Group, backbone: str, setting: Setting) -> str:
