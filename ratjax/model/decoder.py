@@ -60,10 +60,12 @@ class Decoder(nnx.Module):
         embed, previous, blocks, head = jax.random.split(key, 4)
         table = (config.vocab_size, config.hidden_size)
         self.embedding = normal(embed, table, config.init_std)
-        self.previous_embedding = None
-        if config.previous_token_embedding:
-            copied = config.previous_token_init == "copy"
-            self.previous_embedding = normal(embed if copied else previous, table, config.init_std)
+        copied = config.previous_token_init == "copy"
+        self.previous_embedding = (
+            normal(embed if copied else previous, table, config.init_std)
+            if config.previous_token_embedding
+            else None
+        )
         block_keys = jax.random.split(blocks, config.num_layers)
         self.blocks = jax.vmap(lambda k: Block(config, k))(block_keys)
         self.norm = RMSNorm((config.hidden_size,), config.norm_eps)
