@@ -17,6 +17,7 @@ class Experiment:
 
     Attributes:
       name: names the run in reports.
+      description: one sentence on what the models are, for reports.
       backbone: `attention`, `memory`, or `both`: the first then the second.
       samples: prompts a needle task.
       model: the decoder without memory. The pair differs in `memory` alone.
@@ -29,6 +30,7 @@ class Experiment:
     name: str
     model: ModelConfig
     memory: MemoryConfig = MemoryConfig()
+    description: str = ""
     backbone: str = "both"
     samples: int = 500
     train: TrainConfig = TrainConfig()

@@ -9,6 +9,7 @@ Source of the tasks: RULER (Hsieh et al. 2024, arXiv 2404.06654; repository NVID
 
 from ratjax.needle.copying import CopyRows
 from ratjax.needle.drawing import generate
+from ratjax.needle.drills import DrillRows
 from ratjax.needle.essays import Essays, load_essays
 from ratjax.needle.intervals import confidence_interval
 from ratjax.needle.rowfile import Rows, read_rows, write_rows
@@ -19,6 +20,7 @@ from ratjax.needle.tasks import TASKS, Task, find_task
 __all__ = [
     "TASKS",
     "CopyRows",
+    "DrillRows",
     "Essays",
     "NeedleRows",
     "Rows",

@@ -59,16 +59,19 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
     ]
 
 
-def stop_token_of(tokenizer: Tokenizer, stop: str = "<|endoftext|>") -> int:
-    """The id of the token that ends an answer.
+STOP_TOKENS = ("<|endoftext|>", "</s>")
+
+
+def stop_token_of(tokenizer: Tokenizer) -> int:
+    """The id of the token that ends an answer: OLMo2's `<|endoftext|>` or Llama's `</s>`.
 
     Raises:
-      InputError: the tokenizer has no such token.
+      InputError: the tokenizer has neither.
     """
-    found = tokenizer.token_to_id(stop)
-    if found is None:
-        raise InputError(f"tokenizer: has no token {stop!r}, which ends an answer")
-    return found
+    for name in STOP_TOKENS:
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return found
+    raise InputError(f"tokenizer: has none of {', '.join(STOP_TOKENS)}, which end an answer")
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[tuple[list[Prompt], list[Prompt]]]:
@@ -172,9 +175,8 @@ def evaluate(
       (results as `results.json` holds them, one a cell; predictions, one a prompt and setting).
 
     Raises:
-      InputError: see `build_prompts`; a tokenizer with more tokens than the model.
+      InputError: see `build_prompts`.
     """
-    check_vocabulary(model, tokenizer)
     prompts = build_prompts(config, samples, tokenizer)
     results, predictions = [], []
     settings = config.settings()
@@ -216,13 +218,3 @@ def cell(records: list[dict[str, Any]], method: str) -> dict[str, Any]:
         "kv_read_fraction": read_fraction(records, SPARSE_PHASES[method]),
         **fractions,
     }
-
-
-def check_vocabulary(model: Decoder, tokenizer: Tokenizer) -> None:
-    """Raises `InputError` where the tokenizer can produce ids the model has no embedding for."""
-    size = tokenizer.get_vocab_size(with_added_tokens=True)
-    if size > model.config.vocab_size:
-        raise InputError(
-            f"tokenizer: has {size} tokens, the model's vocab_size is {model.config.vocab_size}; "
-            "use the tokenizer the model was trained with"
-        )

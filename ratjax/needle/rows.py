@@ -22,6 +22,7 @@ from ratjax.errors import InputError, check_positive
 from ratjax.needle import wording
 from ratjax.needle.copying import CopyRows, copy_rows
 from ratjax.needle.drawing import Prompt, draw_prompts
+from ratjax.needle.drills import DrillRows, drill_rows
 from ratjax.needle.encoding import encode, fingerprint, plain
 from ratjax.needle.essays import Essays
 from ratjax.needle.rowfile import Rows
@@ -58,8 +59,11 @@ class NeedleRows:
         check_positive("rows.questions", self.questions)
 
 
+Part = NeedleRows | CopyRows | DrillRows
+
+
 def build_rows(
-    parts: Sequence[NeedleRows | CopyRows],
+    parts: Sequence[Part],
     tokenizer: Tokenizer,
     *,
     length: int,
@@ -96,6 +100,9 @@ def build_rows(
         if isinstance(part, CopyRows):
             rng = np.random.default_rng([seed, number])
             built.append(copy_rows(part, tokenizer, length, rng))
+        elif isinstance(part, DrillRows):
+            rng = np.random.default_rng([seed, number])
+            built.append(drill_rows(part, tokenizer, length, eos_id, rng))
         else:
             name = find_task(part.task).name
             prompts = draw_prompts(
@@ -172,13 +179,17 @@ def _turns(prompt: Prompt, questions: int) -> list[tuple[str, str]]:
     return turns
 
 
-def _counts(parts: Sequence[NeedleRows | CopyRows]) -> dict[str, int]:
+def _counts(parts: Sequence[Part]) -> dict[str, int]:
     counts: collections.Counter[str] = collections.Counter()
     for part in parts:
-        counts["copy" if isinstance(part, CopyRows) else find_task(part.task).name] += part.rows
+        kind = _kind(part)
+        counts[find_task(part.task).name if kind == "needle" else kind] += part.rows
     return dict(counts)
 
 
-def _describe(part: NeedleRows | CopyRows) -> dict[str, Any]:
-    described = dataclasses.asdict(part)
-    return {"kind": "copy" if isinstance(part, CopyRows) else "needle", **described}
+def _describe(part: Part) -> dict[str, Any]:
+    return {"kind": _kind(part), **dataclasses.asdict(part)}
+
+
+def _kind(part: Part) -> str:
+    return {CopyRows: "copy", DrillRows: "drill", NeedleRows: "needle"}[type(part)]

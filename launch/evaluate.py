@@ -1,0 +1,134 @@
+"""Evaluates trained models on the needle tasks, under every setting of an experiment.
+
+  python -m launch.evaluate --config=experiments/quickstart.py \\
+      --checkpoint=runs/quickstart --workdir=runs/quickstart/needle
+
+With `--config.backbone=both`, `--checkpoint` holds one model folder a backbone (as
+`launch.train` writes them); with one backbone it is that model's folder. Writes results.json
+and predictions.jsonl into the work folder.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import tokenizers
+from absl import flags
+
+from launch import command
+from ratjax.config.experiment import Experiment
+from ratjax.config.overrides import to_json
+from ratjax.errors import InputError
+from ratjax.model.checkpoint import (
+    TOKENIZER,
+    check_tokenizer,
+    load_model,
+    locate,
+    newest_step,
+    read_config,
+)
+from ratjax.needle.engine import build_prompts, evaluate, stop_token_of
+from ratjax.needle.outputs import write_outputs
+from ratjax.needle.settings import pattern_of
+from ratjax.provenance import provenance
+
+command.define_config()
+command.define_workdir("Where results.json and predictions.jsonl go.")
+command.define_dry_run()
+flags.DEFINE_string("checkpoint", None, "A model folder, or one folder a backbone inside it.")
+flags.mark_flag_as_required("checkpoint")
+flags.adopt_module_key_flags(command)
+
+
+def folders(experiment: Experiment, checkpoint: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Each backbone's model folder."""
+    if len(experiment.backbones) == 1 and not (checkpoint / experiment.backbone).is_dir():
+        return {experiment.backbone: checkpoint}
+    return {backbone: checkpoint / backbone for backbone in experiment.backbones}
+
+
+def check_backbone(backbone: str, folder: pathlib.Path) -> None:
+    """Raises `InputError` where a folder is missing or holds the other backbone."""
+    found = "memory" if read_config(locate(folder, None)[0]).memory else "attention"
+    if found != backbone:
+        raise InputError(
+            f"{folder}: holds the {found} backbone, not {backbone}; give its own folder, or "
+            f"--config.backbone={found}"
+        )
+
+
+def read_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """The tokenizer beside a model."""
+    folder = locate(folder, None)[0]
+    if not (folder / TOKENIZER).exists():
+        raise InputError(f"{folder / TOKENIZER}: missing; needle prompts are built with it")
+    check_tokenizer(folder / TOKENIZER, read_config(folder))
+    return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+
+
+def dry_run(experiment: Experiment, models: dict[str, pathlib.Path]) -> None:
+    """Validates settings, models and prompts; prints every setting and the counts."""
+    settings = experiment.needle.settings()
+    for backbone, folder in models.items():
+        for setting in settings:
+            print(f"{backbone}: {pattern_of(setting)} selector_seed={setting.selector_seed}")
+        try:
+            check_backbone(backbone, folder)
+            tokenizer = read_tokenizer(folder)
+        except InputError as error:
+            command.warn(error)
+            continue
+        stop_token_of(tokenizer)
+        build_prompts(experiment.needle, 1, tokenizer)
+    cells = len(models) * len(settings)
+    tasks = len(experiment.needle.tasks)
+    command.conclude({"settings": cells, "tasks": tasks, "cells": cells * tasks})
+
+
+def describe(experiment: Experiment, parameters: dict[str, int]) -> dict[str, Any]:
+    """The `meta` of results.json."""
+    return {
+        **provenance(),
+        "commit": command.revision(),
+        "config": to_json(experiment),
+        "description": experiment.description,
+        "parameters": parameters,
+    }
+
+
+def main() -> int:
+    experiment = command.experiment()
+    workdir = pathlib.Path(command.FLAGS.workdir)
+    models = folders(experiment, pathlib.Path(command.FLAGS.checkpoint))
+    if command.FLAGS.dry_run:
+        dry_run(experiment, models)
+        return 0
+    for backbone, folder in models.items():
+        check_backbone(backbone, folder)
+    results, predictions, parameters = [], [], {}
+    for backbone, folder in models.items():
+        model = load_model(folder)
+        parameters[backbone] = sum(leaf.size for leaf in jax.tree.leaves(model))
+        labels = {
+            "run": experiment.name,
+            "backbone": backbone,
+            "train_seed": experiment.train.seed,
+            "train_step": newest_step(locate(folder, None)[0]),
+        }
+        found = evaluate(
+            model,
+            read_tokenizer(folder),
+            experiment.needle,
+            experiment.samples,
+            labels,
+            progress=lambda line: print(line, flush=True),
+        )
+        results += found[0]
+        predictions += found[1]
+    write_outputs(workdir, describe(experiment, parameters), results, predictions)
+    print(f"{workdir / 'results.json'}: {len(results)} cells")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
