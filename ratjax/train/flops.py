@@ -39,7 +39,12 @@ PEAKS = {  # dense bfloat16 FLOP/s of one device, from the makers' data sheets
 
 def peak_flops(device: jax.Device) -> float | None:
     """The device's peak; None where it is not known (a CPU, say)."""
-    return next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
+    return peak_of(device.device_kind)
+
+
+def peak_of(kind: str) -> float | None:
+    """The peak of a kind of device, as JAX names it."""
+    return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
 def matmul_weights(config: ModelConfig) -> int:

@@ -74,7 +74,6 @@ def train(
         "data": batches.signature(),
     }
 
-    workdir.mkdir(parents=True, exist_ok=True)
     restored = restore(workdir, abstract_state(config, train), signature)
     write_card(workdir, config, data.tokenizer or None, provenance or {})
     if restored:

@@ -6,6 +6,7 @@ the memory has to carry what lies between, then one on the gradient of a dense p
 same batch. Both are clipped on their own and share AdamW's state and the batch's learning rate.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ def passes(train: TrainConfig, recurrence: str) -> list[dict[str, Pattern]]:
     }[recurrence]
 
 
+@functools.cache  # so that a second run of the same shape in one process compiles nothing
 def make_train_step(
     config: ModelConfig, train: TrainConfig, total_steps: int
 ) -> Callable[[TrainState, Batch, str], tuple[TrainState, Metrics]]:
