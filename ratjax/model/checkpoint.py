@@ -2,6 +2,7 @@
 
     model.json              the ModelConfig, versions, and where the model came from
     tokenizer.json          the tokenizer it was trained with
+    huggingface/            config and tokenizer files of a converted model, kept for exporting
     checkpoints/<step>/     Orbax: `params`, and beside it what training alone needs;
                             files.json names every file with its size
 
@@ -33,7 +34,7 @@ from ratjax.model.parameters import (
 )
 
 MODEL, TOKENIZER, CHECKPOINTS, PARAMS = "model.json", "tokenizer.json", "checkpoints", "params"
-SEAL = "files.json"
+HUGGINGFACE, SEAL = "huggingface", "files.json"
 
 Result = TypeVar("Result")
 
@@ -59,8 +60,8 @@ def load_model(
     if (folder / TOKENIZER).exists():
         check_tokenizer(folder / TOKENIZER, config)
     step = newest_step(folder) if step is None else step
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return to_model(config, read_parameters(folder, step, abstract_parameters(config), device))
+    wanted = abstract_parameters(config)
+    return to_model(config, read_parameters(folder, step, wanted, first_device()))
 
 
 def save_model(
@@ -130,9 +131,10 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
 def check_tokenizer(path: pathlib.Path, config: ModelConfig) -> None:
     """Raises `InputError` unless `path` is a tokenizer whose tokens the model knows."""
     try:
-        size = tokenizers.Tokenizer.from_file(str(path)).get_vocab_size()
+        vocabulary = tokenizers.Tokenizer.from_file(str(path)).get_vocab()
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"{path}: not readable as a tokenizer ({error})") from None
+    size = 1 + max(vocabulary.values(), default=-1)  # identifiers may have gaps
     if size > config.vocab_size:
         raise ConfigError(
             "model.vocab_size", config.vocab_size, f"is less than the {size} tokens of {path}"
@@ -231,6 +233,11 @@ def read_or_fail(path: pathlib.Path, read: Callable[[], Result]) -> Result:
 def _shapes(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
     metadata = ocp.checkpointables_metadata(path).metadata
     return {name: tuple(array.shape) for name, array in metadata[PARAMS].items()}
+
+
+def first_device() -> jax.sharding.Sharding:
+    """Everything on the first device."""
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def locate(path: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:
