@@ -129,7 +129,7 @@ def prepare(experiment: Experiment) -> None:
 
     drills = DRILL.steps * DRILL.batch_size // 4
     rows = {
-        "copies": (64, [CopyRows(4000, (2, 32)), CopyRows(2000, (4, 32), "word")]),
+        "copies": (64, [CopyRows(2400, (2, 32), "fill"), CopyRows(1200, (2, 32), "fill", "word")]),
         "drill": (
             128,
             [

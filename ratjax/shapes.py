@@ -21,10 +21,11 @@ The aliases below are for the arrays that cross module borders. Axis names bind 
 arguments of one call: `Queries` and `Keys` in one signature must agree on B and D.
 """
 
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, PRNGKeyArray
 
 Tokens = Int32[Array, "B T"]
 Lengths = Int32[Array, " B"]
+PromptKeys = Key[Array, " B"]  # one random key a prompt
 Residual = Float[Array, "B T M"]
 Logits = Float32[Array, "B T V"]
 
@@ -45,6 +46,7 @@ __all__ = [
     "Lengths",
     "Logits",
     "PRNGKeyArray",
+    "PromptKeys",
     "Queries",
     "Residual",
     "Tokens",

@@ -35,7 +35,11 @@ def room_of(module: str) -> str | None:
 
 def tracked(suffix: str) -> list[pathlib.Path]:
     listed = subprocess.run(
-        ["git", "ls-files", "-z", f"*{suffix}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", f"*{suffix}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
 

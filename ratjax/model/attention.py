@@ -16,7 +16,16 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from ratjax.config.model import ModelConfig
 from ratjax.model.layers import RMSNorm, normal, rope
 from ratjax.model.memory import DecayMemory
-from ratjax.shapes import HeadState, Keys, Lengths, PRNGKeyArray, Queries, Residual, Values
+from ratjax.shapes import (
+    HeadState,
+    Keys,
+    Lengths,
+    PRNGKeyArray,
+    PromptKeys,
+    Queries,
+    Residual,
+    Values,
+)
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
 
 MemoryState = tuple[HeadState, HeadState]
@@ -110,7 +119,7 @@ class Attention(nnx.Module):
         lengths: Lengths,
         pattern: Pattern,
         new_tokens: int,
-        keys: PRNGKeyArray | None,
+        keys: PromptKeys | None,
     ) -> tuple[Residual, Cache, MemoryState | None, Reads]:
         """Prompts padded on the right to one length; the cache has room for `new_tokens`."""
         valid = jnp.arange(x.shape[1]) < lengths[:, None]
@@ -127,7 +136,7 @@ class Attention(nnx.Module):
         cache: Cache,
         layer: Int[Array, ""],
         state: MemoryState | None,
-        keys: PRNGKeyArray | None,
+        keys: PromptKeys | None,
     ) -> tuple[Float[Array, "B 1 M"], Cache, MemoryState | None, Reads]:
         """One token a sequence. `cache` holds all layers of this run; only `layer` changes."""
         q, k, v = self.project(x)

@@ -19,7 +19,7 @@ from ratjax.model.block import Block
 from ratjax.model.generation import Generation, generate
 from ratjax.model.layers import RMSNorm, normal
 from ratjax.model.state import DecodeState
-from ratjax.shapes import Lengths, Logits, PRNGKeyArray, Residual, Tokens
+from ratjax.shapes import Lengths, Logits, PRNGKeyArray, PromptKeys, Residual, Tokens
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern, Patterns, Reads
 from ratjax.sparsity.selection import fold_in
@@ -140,7 +140,7 @@ class Decoder(nnx.Module):
         lengths: Lengths,
         pattern: Patterns,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Float32[Array, "B V"], DecodeState, Reads]:
         """Reads prompts and builds the state that `decode` continues from.
 
@@ -180,7 +180,7 @@ class Decoder(nnx.Module):
         tokens: Int32[Array, "B 1"],
         state: DecodeState,
         pattern: Patterns,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Float32[Array, "B V"], DecodeState, Reads]:
         """One token of each sequence; `pattern` and `keys` as given to `prefill`."""
         x = self.embed(tokens, state.last_token)

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Int32
 
 from ratjax.errors import InputError
-from ratjax.shapes import Lengths, PRNGKeyArray
+from ratjax.shapes import Lengths, PromptKeys
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Patterns, Reads
 
@@ -99,7 +99,7 @@ def _generate(
     model: nnx.Module,
     tokens: Int32[Array, "B T"],
     lengths: Lengths,
-    keys: PRNGKeyArray,
+    keys: PromptKeys,
     stop: Int32[Array, ""],
     max_new_tokens: int,
     pattern: Patterns,

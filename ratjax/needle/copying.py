@@ -20,21 +20,25 @@ _Stream = Callable[[int], np.ndarray]  # gives that many random tokens
 
 @dataclasses.dataclass(frozen=True)
 class CopyRows:
-    """Rows of random sequences, each followed by itself, until the row is full.
+    """Rows of random sequences, each followed by itself.
 
     Attributes:
       rows: how many.
-      period: shortest and longest sequence, in tokens.
+      period: shortest and longest sequence, in tokens; log-uniform between them.
+      repeat: `twice`: a sequence, itself again, then the next sequence, until the row is full.
+        `fill`: one sequence again and again: most of the row is then a target.
       unit: `token`: tokens drawn from the whole vocabulary, special ones left out. `word`: tokens
         of random adjectives and nouns, one after the other.
     """
 
     rows: int
     period: tuple[int, int] = (8, 64)
+    repeat: str = "twice"
     unit: str = "token"
 
     def __post_init__(self):
         check_positive("copy.rows", self.rows)
+        check_choice("copy.repeat", self.repeat, ("twice", "fill"))
         check_choice("copy.unit", self.unit, ("token", "word"))
         shortest, longest = self.period
         if not 2 <= shortest <= longest:
@@ -48,8 +52,8 @@ def copy_rows(
 ) -> tuple[Int32[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
     """Tokens and loss mask of `part.rows` rows.
 
-    The loss is on a sequence's second occurrence without its first token: that it starts there
-    is nothing the row tells.
+    The loss is on a sequence's later occurrences without the first token of the second: that
+    it starts there is nothing the row tells.
 
     Args:
       part: what to draw.
@@ -63,10 +67,11 @@ def copy_rows(
     for row in range(part.rows):
         at = 0
         while at < length:
-            period = int(rng.integers(part.period[0], part.period[1] + 1))
-            sequence = stream(period)
-            stop = min(at + 2 * period, length)
-            tokens[row, at:stop] = np.concatenate([sequence, sequence])[: stop - at]
+            low, high = part.period
+            period = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+            times = 2 if part.repeat == "twice" else -(-length // period)
+            stop = min(at + times * period, length)
+            tokens[row, at:stop] = np.tile(stream(period), times)[: stop - at]
             mask[row, at + period + 1 : stop] = True
             at = stop
     return tokens, mask

@@ -11,9 +11,11 @@ from tokenizers import Tokenizer
 from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.errors import InputError
 from ratjax.model import Decoder, generation
+from ratjax.needle import score
 from ratjax.needle.drawing import generate
 from ratjax.needle.encoding import plain
 from ratjax.needle.essays import load_essays
+from ratjax.needle.intervals import confidence_interval
 from ratjax.needle.settings import SPARSE_PHASES, identity, pattern_of
 
 PHASES = ("prefill", "decode")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
 from ratjax_kernels import dense_decode
@@ -37,7 +37,7 @@ class Dense(Pattern):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         pairs = causal_pairs(full_lengths(q, lengths))
         return prefill(q, k, v), Reads(pairs, pairs)
@@ -49,12 +49,12 @@ class Dense(Pattern):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> KVCache:
         return KVCache.create(k, v, lengths, new_tokens)
 
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PRNGKeyArray | None = None
+        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         visible = cache.lengths.astype(jnp.float32)
         return dense_decode(q, cache.k, cache.v, cache.lengths), Reads(visible, visible)

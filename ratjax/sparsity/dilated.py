@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ratjax.errors import ConfigError
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import DilatedCache
 from ratjax.sparsity.dense import full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
@@ -78,7 +78,7 @@ class Dilated(Pattern):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         lengths = full_lengths(q, lengths)
         i = jnp.arange(q.shape[1])
@@ -105,7 +105,7 @@ class Dilated(Pattern):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> DilatedCache:
         time, ring = k.shape[1], self.local + 1
         strided = (
@@ -137,7 +137,7 @@ class Dilated(Pattern):
         )
 
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: DilatedCache, keys: PRNGKeyArray | None = None
+        self, q: Float[Array, "B 1 H D"], cache: DilatedCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         position, held = cache.lengths[:, None] - 1, cache.positions
         slots = held.shape[-1]

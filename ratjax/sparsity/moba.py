@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from ratjax.errors import check_positive
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
@@ -101,7 +101,7 @@ class MoBA(Pattern):
         check_selection("moba", self.per, self.selector)
 
     def select(
-        self, q: Queries, k: Keys, keys: PRNGKeyArray | None = None
+        self, q: Queries, k: Keys, keys: PromptKeys | None = None
     ) -> Int32[Array, "B H T K"]:
         """The blocks each query attends to; see `select`."""
         if self.selector == "random":
@@ -121,7 +121,7 @@ class MoBA(Pattern):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         ids = self.select(q, k, keys)
         lengths = full_lengths(q, lengths)
@@ -139,11 +139,11 @@ class MoBA(Pattern):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> KVCache:
         return KVCache.create(k, v, lengths, new_tokens)
 
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PRNGKeyArray | None = None
+        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         return Dense().decode(q, cache)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, PyTree
 
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 
 Cache = PyTree[Array]
 
@@ -46,7 +46,7 @@ class Pattern(abc.ABC):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         """Attention over whole sequences (T = S): training and prefill.
 
@@ -63,13 +63,13 @@ class Pattern(abc.ABC):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> Any:
         """The cache of one layer after prefill, with room for `new_tokens` more."""
 
     @abc.abstractmethod
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: Any, keys: PRNGKeyArray | None = None
+        self, q: Float[Array, "B 1 H D"], cache: Any, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         """One query a prompt against one layer's cache, which already holds its own token."""
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ratjax.errors import check_positive
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache, PagedCache
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern, Reads
@@ -128,7 +128,7 @@ class Quest(Pattern):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         return Dense().attend(q, k, v, lengths)
 
@@ -139,7 +139,7 @@ class Quest(Pattern):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> PagedCache:
         cache = KVCache.create(k, v, lengths, new_tokens)
         k_min, k_max = page_bounds(cache.k, lengths, self.page_size)
@@ -149,7 +149,7 @@ class Quest(Pattern):
         self,
         q: Float[Array, "B 1 H D"],
         cache: PagedCache,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> Int32[Array, "B H K"]:
         """The pages this step reads; see `select`."""
         kv_heads = cache.k_min.shape[-2]
@@ -170,7 +170,7 @@ class Quest(Pattern):
         )
 
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PRNGKeyArray | None = None
+        self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         ids = self.select(q, cache, keys)
         out = paged_decode(q, cache.k, cache.v, cache.lengths, ids, self.page_size)

@@ -7,10 +7,10 @@ methods, or between backbones, can come from them.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Shaped
+from jaxtyping import Array, Bool, Float, Int32
 
 from ratjax.errors import ConfigError, check_choice
-from ratjax.shapes import PRNGKeyArray
+from ratjax.shapes import PromptKeys
 
 SELECTORS = ("original", "random")
 
@@ -47,9 +47,7 @@ def as_mask(indices: Int32[Array, "*rows count"], n: int) -> Bool[Array, "*rows 
     return jax.nn.one_hot(indices, n, dtype=jnp.bool_).any(axis=-2)
 
 
-def random_scores(
-    keys: Shaped[PRNGKeyArray, " B"], shape: tuple[int, ...]
-) -> Float[Array, "B *shape"]:
+def random_scores(keys: PromptKeys, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
     """Scores that make `choose` draw uniformly among candidates (the paper's I_rand, H2).
 
     Each prompt draws from its own key, so that a draw does not depend on the batch.
@@ -57,7 +55,7 @@ def random_scores(
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
 
 
-def fold_in(keys: PRNGKeyArray | None, data: Int32[Array, "*#B"] | int) -> PRNGKeyArray | None:
+def fold_in(keys: PromptKeys | None, data: Int32[Array, "*#B"] | int) -> PromptKeys | None:
     """A new key a prompt, for a layer or a step; None stays None."""
     if keys is None:
         return None

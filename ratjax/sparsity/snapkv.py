@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ratjax.errors import ConfigError, check_choice, check_positive
-from ratjax.shapes import Keys, Lengths, PRNGKeyArray, Queries, Values
+from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads
@@ -134,12 +134,12 @@ class SnapKV(Pattern):
         k: Keys,
         v: Values,
         lengths: Lengths | None = None,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:
         return Dense().attend(q, k, v, lengths)
 
     def select(
-        self, q: Queries, k: Keys, lengths: Lengths, keys: PRNGKeyArray | None = None
+        self, q: Queries, k: Keys, lengths: Lengths, keys: PromptKeys | None = None
     ) -> Int32[Array, "B G C"]:
         """The positions to keep; see `select`. Grouped query heads vote together."""
         if self.selector == "random":
@@ -157,7 +157,7 @@ class SnapKV(Pattern):
         v: Values,
         lengths: Lengths,
         new_tokens: int,
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> "SnapKVCache":
         positions = self.select(q, k, lengths, keys)
         kept = KVCache.create(
@@ -172,7 +172,7 @@ class SnapKV(Pattern):
         self,
         q: Float[Array, "B 1 H D"],
         cache: "SnapKVCache",
-        keys: PRNGKeyArray | None = None,
+        keys: PromptKeys | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         out, reads = Dense().decode(q, cache)
         return out, Reads(reads.read, reads.visible + cache.discarded)
