@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ratjax.config.overrides import changes
 from ratjax.errors import InputError
-from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, read_or_fail, seal, steps
+from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, first_device, read_or_fail, seal, steps
 from ratjax.train.step import TrainState
 
 OPTIMIZER = "optimizer"
@@ -103,7 +103,7 @@ def restore(
         for other in damaged:
             os.replace(other, other.with_name(f"{other.name}.damaged"))
         state = TrainState(jnp.int32(step), arrays[PARAMS], arrays[OPTIMIZER])
-        return state, metadata["position"]
+        return jax.device_put(state, first_device()), metadata["position"]
     if damaged:
         raise InputError(
             f"{workdir}: none of its {len(damaged)} checkpoints can be read; restore one of them, "
@@ -147,7 +147,8 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _arrays(path: pathlib.Path, abstract: TrainState) -> dict[str, Any]:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {PARAMS: abstract.parameters, OPTIMIZER: abstract.optimizer}
-    placed = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), wanted)
+    placed = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=first_device()), wanted
+    )
     return ocp.load_checkpointables(path, placed)

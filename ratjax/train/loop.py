@@ -17,7 +17,14 @@ from ratjax.config.overrides import changes, to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batches, iterate
 from ratjax.errors import ConfigError
-from ratjax.model.checkpoint import locate, newest_step, read_config, read_parameters, write_card
+from ratjax.model.checkpoint import (
+    first_device,
+    locate,
+    newest_step,
+    read_config,
+    read_parameters,
+    write_card,
+)
 from ratjax.model.parameters import (
     Parameters,
     abstract_parameters,
@@ -129,10 +136,11 @@ def abstract_state(config: ModelConfig, train: TrainConfig) -> TrainState:
 
 def fresh_state(config: ModelConfig, train: TrainConfig) -> TrainState:
     """The state before the first step: random parameters, or those of `train.init_from`."""
-    parameters = initial_parameters(config)(jax.random.key(train.seed))
-    if train.init_from:
-        parameters |= parameters_from(pathlib.Path(train.init_from), config)
-    return TrainState(jnp.int32(0), parameters, optimizer.initial(train, parameters))
+    start = parameters_from(pathlib.Path(train.init_from), config) if train.init_from else {}
+    parameters = initial_parameters(config)(jax.random.key(train.seed)) | start
+    state = TrainState(jnp.int32(0), parameters, optimizer.initial(train, parameters))
+    # Placed as a restored state is: else the step would compile once for each.
+    return jax.device_put(state, first_device())
 
 
 def parameters_from(path: pathlib.Path, config: ModelConfig) -> Parameters:
@@ -143,10 +151,8 @@ def parameters_from(path: pathlib.Path, config: ModelConfig) -> Parameters:
     for name, before, after in changes(theirs, ours):
         print(f"{path}: was made with model.{name}={before!r}, now it is {after!r}", flush=True)
     wanted = abstract_parameters(config)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return read_parameters(
-        folder, step, wanted, device, optional=frozenset(filter(is_memory, wanted))
-    )
+    optional = frozenset(filter(is_memory, wanted))
+    return read_parameters(folder, step, wanted, first_device(), optional)
 
 
 def check_finite(step: int, metrics: Mapping[str, float], workdir: pathlib.Path) -> None:

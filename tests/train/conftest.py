@@ -24,7 +24,7 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     """These tests compile much and run little."""
     jax.config.update("jax_disable_most_optimizations", True)
