@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 from ratjax_kernels.checks import check_shape
 from ratjax_kernels.dispatch import Operation
 
-_decay_scan = Operation("decay_scan", "ratjax_kernels.scan")
+_decay_scan = Operation("decay_scan", "ratjax_kernels.scan", ("reference", "xla", "triton"))
 
 
 def decay_scan(
