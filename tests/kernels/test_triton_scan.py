@@ -11,7 +11,7 @@ from ratjax_kernels import decay_scan
 from tests.kernels import oracle
 
 triton = pytest.importorskip("triton")
-pytest.importorskip("jax_triton")
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA device")
 
 POINTERS = {
     "forward_kernel": "x x x f f x x f f i",
@@ -27,14 +27,12 @@ def test_compiles_to_machine_code(name, capability, capsys):
     from triton.compiler import ASTSource
 
     from ratjax_kernels.scan import triton_kernels
-    from ratjax_kernels.scan.triton import COLS, RUN, WARPS
 
     kernel = getattr(triton_kernels, name)
     types = {"x": "*bf16", "f": "*fp32", "i": "*i32"}
     pointers = POINTERS[name].split()
-    constants = {
-        "LENGTH": 4097, "CHANNELS": 4096, "LANES": 128, "GROUPS": 16, "RUN": RUN, "COLS": COLS
-    }  # fmt: skip
+    shape = {"LENGTH": 4097, "CHANNELS": 4096, "LANES": 128, "GROUPS": 16}
+    constants = shape | triton_kernels.TILE
     names = kernel.arg_names
     signature = dict(zip(names, (types[p] for p in pointers), strict=False))
     signature |= dict.fromkeys(constants, "constexpr")
@@ -46,7 +44,7 @@ def test_compiles_to_machine_code(name, capability, capsys):
             attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
         ),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": WARPS, "num_stages": 1},
+        options={"num_warps": triton_kernels.WARPS, "num_stages": 1},
     )
     assert len(compiled.asm["cubin"]) > 0
     with capsys.disabled():
@@ -80,6 +78,7 @@ def error(have, want):
 
 
 @pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
     "length,batch,heads,channels", [(1, 2, 2, 16), (63, 2, 3, 40), (65, 1, 1, 8), (4097, 2, 4, 128)]
@@ -98,6 +97,7 @@ def test_outputs_and_all_gradients(dtype, length, batch, heads, channels):
 
 
 @pytest.mark.gpu
+@needs_gpu
 def test_saturated_gates_and_vmap():
     (gates, k, v), state, _ = inputs(300, jnp.float32, 2, 2, 32)
     gates = gates.at[:, 100].set(jnp.inf).at[:, 200].set(-jnp.inf).at[:, 250:].set(jnp.inf)
@@ -120,6 +120,7 @@ def test_saturated_gates_and_vmap():
 
 
 @pytest.mark.gpu
+@needs_gpu
 @pytest.mark.parametrize("groups", [8, 16])
 def test_tiles_of_wide_models(groups, monkeypatch):
     from ratjax_kernels.scan import triton as kernels
@@ -135,6 +136,7 @@ def test_tiles_of_wide_models(groups, monkeypatch):
 
 
 @pytest.mark.gpu
+@needs_gpu
 def test_is_the_default_on_a_gpu():
     (gates, k, v), _, _ = inputs(64, jnp.bfloat16, 1, 1, 32)
 

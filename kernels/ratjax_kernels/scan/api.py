@@ -37,7 +37,7 @@ def decay_scan(
       v: [B, T, G, D] values.
       initial_state: (k_0, v_0), each [B, G, D], the averages before the first position; None: zero.
       return_state: also return the averages after the last position.
-      implementation: "reference", "xla", or None for the best on the default device.
+      implementation: "reference", "xla", "triton", or None for the best on the default device.
 
     Returns:
       (k_mem, v_mem), each [B, T, G, D] in the dtype of `k` and of `v`; with `return_state`,

@@ -4,10 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from ratjax_kernels.scan import triton_kernels
+from ratjax_kernels.scan.triton_kernels import TILE, WARPS
 from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
-
-# Positions of a run, channels and warps of a tile: the fastest of those measured on an H100.
-RUN, COLS, WARPS = 4, 32, 4
 
 
 def groups_of_tile(batch: int, channels: int) -> int:
@@ -46,20 +44,20 @@ def _tiling(k):
     batch, length = k.shape[:2]
     channels = k.shape[2] * k.shape[3]
     groups = groups_of_tile(batch, channels)
-    row_tiles, column_tiles = -(-length // (groups * RUN)), -(-channels // COLS)
+    row_tiles = -(-length // (groups * TILE["RUN"]))
+    column_tiles = -(-channels // TILE["COLS"])
     lanes = batch * column_tiles
     constants = {
         "LENGTH": length,
         "CHANNELS": channels,
         "LANES": lanes,
         "GROUPS": groups,
-        "RUN": RUN,
-        "COLS": COLS,
+        **TILE,
         "num_warps": WARPS,
         "num_stages": 1,
     }
     # 64-bit words as pairs of int32, which JAX has without its 64-bit mode.
-    words = jax.ShapeDtypeStruct((batch, row_tiles, 2, column_tiles * COLS, 2), jnp.int32)
+    words = jax.ShapeDtypeStruct((batch, row_tiles, 2, column_tiles * TILE["COLS"], 2), jnp.int32)
     return lanes * row_tiles, constants, words
 
 

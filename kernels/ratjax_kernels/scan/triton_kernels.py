@@ -22,6 +22,10 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+# Positions of a run, channels and warps of a tile: the fastest of those measured on an H100.
+TILE = {"RUN": 4, "COLS": 32}
+WARPS = 4
+
 
 @triton.jit
 @no_type_check
