@@ -30,8 +30,8 @@ HEAD_DIM = 128  # of every released model
 DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 
 
-class _PlainDict(dict):
-    """Stands in for `easydict.EasyDict`, the class of the run's config in these files."""
+# The run's config in these files is an `easydict.EasyDict`; to us it is a plain dictionary.
+STAND_INS = [(collections.OrderedDict, "easydict.EasyDict")]
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
@@ -49,11 +49,11 @@ def read(path: pathlib.Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """
     torch = _torch()
     try:
-        with torch.serialization.safe_globals([(_PlainDict, "easydict.EasyDict")]):
+        with torch.serialization.safe_globals(STAND_INS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it would load {found[1]}" if found else str(error).splitlines()[0]
+        what = f"it asks for {found[1]}" if found else "torch.load(weights_only=True) fails"
         raise InputError(
             f"{path}: holds more than tensors and plain containers ({what}); refused"
         ) from None
