@@ -32,9 +32,9 @@ VOCABULARY = 1024
 CONTEXT, ANSWER = 512, 48
 
 PRETRAIN = DataStage(300, 64, 16, ((f"{FOLDER}/essays", 1.0), (f"{FOLDER}/copies", 2.5)))
-DRILL = DataStage(500, 128, 16, ((f"{FOLDER}/drill", 1.0),))
-SHORT = DataStage(450, 256, 8, ((f"{FOLDER}/short", 1.0),))
-FINE_TUNE = DataStage(120, CONTEXT, 4, ((f"{FOLDER}/tune", 1.0),))
+DRILL = DataStage(200, 128, 16, ((f"{FOLDER}/drill", 1.0),))
+SHORT = DataStage(260, 256, 8, ((f"{FOLDER}/short", 1.0),))
+FINE_TUNE = DataStage(100, CONTEXT, 4, ((f"{FOLDER}/tune", 1.0),))
 
 
 def get_config():
@@ -57,6 +57,7 @@ def get_config():
                 qk_init="equal",
                 previous_token_embedding=True,
                 previous_token_init="copy",
+                unroll=2,
             ),
             memory=MemoryConfig(init="normal"),
             train=TrainConfig(

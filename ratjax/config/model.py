@@ -86,6 +86,8 @@ class ModelConfig:
       dtype: the compute dtype; parameters are float32.
       remat: what the backward pass recomputes. `none`: nothing; `save_attention`: all but
         the projected q, k, v and attention's output; `full`: everything but each layer's input.
+      unroll: layers that one turn of the loop over layers holds. More compile longer and may
+        run faster: tiny models on CPUs gain.
     """
 
     vocab_size: int
@@ -109,6 +111,7 @@ class ModelConfig:
     memory: MemoryConfig | None = None
     dtype: str = "float32"
     remat: str = "none"
+    unroll: int = 1
 
     def __post_init__(self):
         for field in (
@@ -121,6 +124,7 @@ class ModelConfig:
             "intermediate_size",
             "rope_theta",
             "norm_eps",
+            "unroll",
         ):
             check_positive(f"model.{field}", getattr(self, field))
         if self.num_heads % self.num_kv_heads:

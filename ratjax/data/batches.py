@@ -24,6 +24,7 @@ class Source(Protocol):
     folder: str
     index: dict
     fingerprint: str
+    most_targets: int  # of any of its records
 
     def __len__(self) -> int: ...
 
@@ -95,6 +96,10 @@ class Batches:
             return parts[0]
         back = np.argsort(np.concatenate(slots))
         return Batch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
+
+    def most_targets(self, span: Span) -> int:
+        """The most targets that a sequence of this stage can have."""
+        return max(source.most_targets for source in self.sources[self.spans.index(span)])
 
     def _check(self, part: Batch, source: Source) -> None:
         # Out of range, an embedding look-up would silently return some other row.

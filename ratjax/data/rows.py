@@ -75,6 +75,7 @@ class Rows:
                 f"sequence_length is {sequence_length}; make them equal"
             )
         self.fingerprint = fingerprint(*files)
+        self.most_targets = int(mask[:, 1:].sum(axis=1).max())
 
     def __len__(self) -> int:
         return len(self.tokens)

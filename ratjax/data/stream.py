@@ -120,6 +120,7 @@ class Stream:
                 "than that"
             )
         self.fingerprint = fingerprint(*paths)
+        self.most_targets = sequence_length
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -123,7 +123,7 @@ class Decoder(nnx.Module):
                 body = jax.checkpoint(
                     body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False
                 )
-            x, _ = jax.lax.scan(body, x, blocks)
+            x, _ = jax.lax.scan(body, x, blocks, unroll=self.config.unroll)
         return self.norm(x)
 
     def __call__(
@@ -166,7 +166,9 @@ class Decoder(nnx.Module):
                 x, cache, memory, reads = block(x, attend)
                 return x, (cache, memory, reads)
 
-            x, (cache, memory, reads) = jax.lax.scan(body, x, (blocks, layers))
+            x, (cache, memory, reads) = jax.lax.scan(
+                body, x, (blocks, layers), unroll=self.config.unroll
+            )
             caches.append(cache)
             memories.append(memory)
             all_reads.append(reads)
@@ -202,6 +204,7 @@ class Decoder(nnx.Module):
                 body,
                 (x, state.caches[index]),
                 (blocks, state.memories[index], layers, layers - layers[0]),
+                unroll=self.config.unroll,
             )
             caches.append(cache)
             memories.append(memory)

@@ -12,7 +12,7 @@ from ratjax.needle.drawing import generate
 from ratjax.needle.drills import DrillRows
 from ratjax.needle.essays import Essays, load_essays
 from ratjax.needle.intervals import confidence_interval
-from ratjax.needle.rowfile import Rows, read_rows, write_rows
+from ratjax.needle.rowfile import Rows, write_rows
 from ratjax.needle.rows import NeedleRows, build_rows
 from ratjax.needle.score import percent, ruler, strict
 from ratjax.needle.tasks import TASKS, Task, find_task
@@ -31,7 +31,6 @@ __all__ = [
     "generate",
     "load_essays",
     "percent",
-    "read_rows",
     "ruler",
     "strict",
     "write_rows",

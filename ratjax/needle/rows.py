@@ -122,8 +122,6 @@ def build_rows(
         order = np.random.default_rng(seed).permutation(len(tokens))
         tokens, mask = tokens[order], mask[order]
     index = {
-        "rows": len(tokens),
-        "length": length,
         "seed": seed,
         "tasks": _counts(parts),
         "parts": [_describe(part) for part in parts],

@@ -113,7 +113,8 @@ def train(
             finish(in_flight)  # a new batch shape compiles: not at the cost of the step before
             in_flight = None
             for step in range(max(span.start, start) + 1, span.stop + 1):
-                state, metrics = train_step(state, next(iterator), span.stage.recurrence)
+                batch, recurrence = next(iterator), span.stage.recurrence
+                state, metrics = train_step(state, batch, recurrence, batches.most_targets(span))
                 finish(in_flight)
                 in_flight = step, span, metrics
                 checkpoints.settle()

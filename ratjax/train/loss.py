@@ -10,7 +10,12 @@ from ratjax.sparsity.pattern import Pattern
 
 
 def loss_sums(
-    model: Decoder, batch: Batch, pattern: Pattern, z_loss: float, chunk: int
+    model: Decoder,
+    batch: Batch,
+    pattern: Pattern,
+    z_loss: float,
+    chunk: int,
+    most_targets: int | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Sums over a batch's targets, not divided by their number.
 
@@ -23,6 +28,8 @@ def loss_sums(
       pattern: what attention sees.
       z_loss: weight of the squared log-partition.
       chunk: time positions whose logits exist at once.
+      most_targets: no sequence has more targets than this (None: unknown). Where that is
+        little, as in supervised fine-tuning, logits are computed at the targets alone.
 
     Returns:
       (what is minimised, the cross entropy alone); they are equal where `z_loss` is 0.
@@ -42,7 +49,9 @@ def loss_sums(
         return jnp.stack([entropy + z_loss * penalty, entropy])
 
     arrays = (hidden, batch.targets, batch.mask)
-    length = hidden.shape[1]
+    if most_targets is not None and 2 * most_targets <= hidden.shape[1]:
+        arrays = gather_targets(*arrays, most_targets)
+    length = arrays[0].shape[1]
     if length <= chunk:
         return tuple(sums(*arrays))
     # The backward pass recomputes a chunk's logits instead of keeping all of them.
@@ -53,6 +62,21 @@ def loss_sums(
     if whole < length:
         total += sums(*(a[:, whole:] for a in arrays))
     return tuple(total)
+
+
+def gather_targets(
+    hidden: Float[Array, "B T M"],
+    targets: Int32[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    most: int,
+) -> tuple[Float[Array, "B {most} M"], Int32[Array, "B {most}"], Bool[Array, "B {most}"]]:
+    """The positions with targets, in order, filled up with positions that have none."""
+    places = jnp.argsort(~mask, axis=1, stable=True)[:, :most]
+    return (
+        jnp.take_along_axis(hidden, places[..., None], axis=1),
+        jnp.take_along_axis(targets, places, axis=1),
+        jnp.take_along_axis(mask, places, axis=1),
+    )
 
 
 def split_time(array: Array, chunk: int) -> Array:

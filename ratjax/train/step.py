@@ -55,7 +55,7 @@ def passes(train: TrainConfig, recurrence: str) -> list[dict[str, Pattern]]:
 @functools.cache  # so that a second run of the same shape in one process compiles nothing
 def make_train_step(
     config: ModelConfig, train: TrainConfig, total_steps: int
-) -> Callable[[TrainState, Batch, str], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch, str, int | None], tuple[TrainState, Metrics]]:
     """The compiled training step.
 
     Args:
@@ -64,7 +64,8 @@ def make_train_step(
       total_steps: length of the learning-rate schedule.
 
     Returns:
-      A function of (state, batch, recurrence) to (next state, metrics). The state given is
+      A function of (state, batch, recurrence, most_targets) to (next state, metrics); see
+      `loss_sums` for the last. The state given is
       donated: its buffers become the next one's. Metrics are scalars: `loss` of the dense pass,
       `grad_norm` before clipping, the learning rates, `targets` (how many tokens the loss is
       the mean of), and for a sparse pass `loss_sparse` and, where it steps on its own,
@@ -72,34 +73,41 @@ def make_train_step(
     """
     transform = optimizer(train)
 
-    def objective(parameters, batch, patterns):
+    def objective(parameters, batch, patterns, most_targets):
         model = to_model(config, parameters)
-        sums = [loss_sums(model, batch, p, train.z_loss, train.loss_chunk) for p in patterns]
+        sums = [
+            loss_sums(model, batch, p, train.z_loss, train.loss_chunk, most_targets)
+            for p in patterns
+        ]
         minimised, entropies = zip(*sums, strict=True)
         return sum(minimised), jnp.stack(entropies)
 
-    def gradient(parameters, batch, patterns):
+    def gradient(parameters, batch, patterns, most_targets):
         """Summed over microbatches; the entropies too."""
         differentiate = jax.value_and_grad(objective, has_aux=True)
         if train.microbatches == 1:
-            (_, entropies), gradients = differentiate(parameters, batch, patterns)
+            (_, entropies), gradients = differentiate(parameters, batch, patterns, most_targets)
             return gradients, entropies
 
         def add(total, part):
-            (_, entropies), gradients = differentiate(parameters, part, patterns)
+            (_, entropies), gradients = differentiate(parameters, part, patterns, most_targets)
             return jax.tree.map(jnp.add, total, (gradients, entropies)), None
 
         parts = jax.tree.map(lambda a: a.reshape(train.microbatches, -1, a.shape[1]), batch)
         zeros = jax.tree.map(jnp.zeros_like, parameters), jnp.zeros(len(patterns))
         return jax.lax.scan(add, zeros, parts)[0]
 
-    def train_step(state: TrainState, batch: Batch, recurrence: str):
+    def train_step(
+        state: TrainState, batch: Batch, recurrence: str, most_targets: int | None = None
+    ):
         targets = batch.mask.sum().astype(jnp.float32)
         rate = rates(train, total_steps, state.step)
         metrics = {"targets": targets, **rate._asdict()}
         parameters, moments = state.parameters, state.optimizer
         for patterns in passes(train, recurrence):
-            gradients, entropies = gradient(parameters, batch, tuple(patterns.values()))
+            gradients, entropies = gradient(
+                parameters, batch, tuple(patterns.values()), most_targets
+            )
             gradients, entropies = jax.tree.map(
                 lambda total: total / jnp.maximum(targets, 1), (gradients, entropies)
             )
@@ -111,4 +119,6 @@ def make_train_step(
             metrics[f"grad_norm{suffix}"] = optax.global_norm(gradients)
         return TrainState(state.step + 1, parameters, moments), metrics
 
-    return jax.jit(train_step, static_argnames="recurrence", donate_argnames="state")
+    return jax.jit(
+        train_step, static_argnames=("recurrence", "most_targets"), donate_argnames="state"
+    )

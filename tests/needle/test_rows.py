@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from ratjax.data import open_source
 from ratjax.errors import InputError
 from ratjax.needle import (
     TASKS,
@@ -13,8 +14,6 @@ from ratjax.needle import (
     NeedleRows,
     build_rows,
     generate,
-    read_rows,
-    rowfile,
     wording,
     write_rows,
 )
@@ -150,60 +149,18 @@ def test_order_is_shuffled_by_the_seed_alone(tokenizer, essays, eos_id):
 
 def test_round_trip_through_a_folder(tokenizer, essays, eos_id, tmp_path):
     rows = build([NeedleRows("niah_multikey_2", 3, LENGTH), CopyRows(2)], tokenizer, essays, eos_id)
-    folder = write_rows(rows, tmp_path / "made" / "rows")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "index.json",
-        "loss_mask.npy",
-        "tokens.npy",
-    ]
+    folder = tmp_path / "made" / "rows"
+    write_rows(rows, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["rows"]
-    found = read_rows(folder)
+    found = open_source(folder, LENGTH)
     assert (found.tokens == rows.tokens).all() and (found.loss_mask == rows.loss_mask).all()
-    assert found.tokens.dtype == np.int32 and found.loss_mask.dtype == bool
     index = json.loads((folder / "index.json").read_text("utf-8"))
     assert index["rows"] == 5 and index["length"] == LENGTH and index["seed"] == 9
     assert index["tasks"] == {"niah_multikey_2": 3, "copy": 2}
     assert index["tokenizer_sha256"] == hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
     assert index["version"] and index["eos_id"] == eos_id
-
-
-def test_nothing_is_overwritten_and_nothing_half_written(
-    tokenizer, essays, eos_id, tmp_path, monkeypatch
-):
-    rows = build([CopyRows(2)], tokenizer, essays, eos_id)
-    write_rows(rows, tmp_path / "rows")
-    with pytest.raises(InputError, match="exists already"):
-        write_rows(rows, tmp_path / "rows")
-
-    def fail(*_, **__):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(rowfile.json, "dumps", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_rows(rows, tmp_path / "others")
-    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
-
-
-def test_broken_folders_are_refused_in_one_line(tokenizer, essays, eos_id, tmp_path):
-    rows = build([CopyRows(4)], tokenizer, essays, eos_id)
-
-    def refused(match):
-        with pytest.raises(InputError, match=match) as caught:
-            read_rows(tmp_path / "rows")
-        assert "\n" not in str(caught.value)
-
-    refused("no complete folder")
-    folder = write_rows(rows, tmp_path / "rows")
-    text = (folder / "index.json").read_text("utf-8")
-    (folder / "index.json").write_text(text.replace('"rows": 4', '"rows": 5'), "utf-8")
-    refused("do not fit")
-    (folder / "index.json").write_text(text.replace('"format": 1', '"format": 9'), "utf-8")
-    refused("format 9")
-    (folder / "index.json").write_text(text, "utf-8")
-    whole = (folder / "tokens.npy").read_bytes()
-    for cut in (0, 40, len(whole) - 8):
-        (folder / "tokens.npy").write_bytes(whole[:cut])
-        refused("no complete folder")
+    with pytest.raises(InputError, match="not empty"):
+        write_rows(rows, folder)
 
 
 def test_bad_input_is_refused(tokenizer, essays, eos_id):
