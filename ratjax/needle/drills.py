@@ -6,15 +6,19 @@ row, and so give a small model the signal that one question in a long context dr
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Int32
 from tokenizers import Tokenizer
 
-from ratjax.errors import check_choice, check_positive
+from ratjax.errors import InputError, check_choice, check_positive
 from ratjax.needle import wording
 from ratjax.needle.encoding import encode
 from ratjax.needle.words import word_lists
+
+# Rows whose pieces are tokenised together.
+_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +65,21 @@ def drill_rows(
     mask = np.zeros((part.rows, length), bool)
     # A fact and a question about it take at least eight tokens together.
     most = length // 8 + 1
-    for row in range(part.rows):
-        keys, values = _draw(part, most, rng)
-        facts = [f"{key} is: {value}.\n" for key, value in zip(keys, values, strict=True)]
-        asked = [_question(part, key) for key in keys]
-        pieces = [e.ids for e in encode(tokenizer, [*facts, *asked, *values])]
-        facts, asked, answers = pieces[:most], pieces[most : 2 * most], pieces[2 * most :]
+    for row, (facts, asked, answers) in enumerate(_drawn(part, most, tokenizer, rng)):
         turn = np.array([len(q) + len(a) + 1 for q, a in zip(asked, answers, strict=True)])
         ends = np.cumsum([len(fact) for fact in facts])
         held = 1
-        while ends[held] + np.sort(turn[: held + 1])[-part.questions :].sum() <= length:
-            held += 1  # even the longest questions about these facts fit behind them
+        if ends[0] + turn[0] > length:
+            raise InputError(
+                f"length={length}: too short for a drill of one fact and its question, "
+                f"{ends[0] + turn[0]} tokens"
+            )
+        # As many facts as leave room for even the longest questions about them.
+        while (
+            held < most
+            and ends[held] + np.sort(turn[: held + 1])[-part.questions :].sum() <= length
+        ):
+            held += 1
         at = int(ends[held - 1])
         tokens[row, :at] = np.concatenate(facts[:held])
         for i in rng.permutation(held)[: part.questions]:
@@ -82,6 +90,23 @@ def drill_rows(
             mask[row, at + len(asked[i]) : stop] = True
             at = stop
     return tokens, mask
+
+
+def _drawn(
+    part: DrillRows, most: int, tokenizer: Tokenizer, rng: np.random.Generator
+) -> Iterator[tuple[list[list[int]], list[list[int]], list[list[int]]]]:
+    """For each row the tokens of `most` facts, of a question about each, and of its answer."""
+    for start in range(0, part.rows, _AT_ONCE):
+        texts = []
+        for _ in range(min(_AT_ONCE, part.rows - start)):
+            keys, values = _draw(part, most, rng)
+            texts += [f"{key} is: {value}.\n" for key, value in zip(keys, values, strict=True)]
+            texts += [_question(part, key) for key in keys]
+            texts += values
+        pieces = [found.ids for found in encode(tokenizer, texts)]
+        for at in range(0, len(pieces), 3 * most):
+            facts, asked, answers = (pieces[at + i * most : at + (i + 1) * most] for i in range(3))
+            yield facts, asked, answers
 
 
 def _draw(part: DrillRows, n: int, rng: np.random.Generator) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ratjax.errors import ConfigError
+from ratjax.errors import ConfigError, InputError
 from ratjax.needle import CopyRows, DrillRows, build_rows
 
 
@@ -52,6 +52,11 @@ def test_filling_copies_repeat_one_sequence(tokenizer, eos_id):
         assert mask[period + 1 :].all() and not mask[: period + 1].any()
         periods.append(period)
     assert 4 <= min(periods) < 8 and 14 < max(periods) <= 20
+
+
+def test_a_length_that_holds_no_fact_is_refused(tokenizer, eos_id):
+    with pytest.raises(InputError, match="length=8: too short"):
+        build_rows([DrillRows(1)], tokenizer, length=8, eos_id=eos_id, seed=0)
 
 
 @pytest.mark.parametrize(
