@@ -75,10 +75,10 @@ def drill_rows(
                 f"{ends[0] + turn[0]} tokens"
             )
         # As many facts as leave room for even the longest questions about them.
-        while (
-            held < most
-            and ends[held] + np.sort(turn[: held + 1])[-part.questions :].sum() <= length
-        ):
+        while held < most:
+            reserved = np.sort(turn[: held + 1])[-part.questions :].sum()
+            if ends[held] + reserved > length:
+                break
             held += 1
         at = int(ends[held - 1])
         tokens[row, :at] = np.concatenate(facts[:held])

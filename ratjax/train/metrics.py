@@ -6,13 +6,13 @@ import sys
 import time
 
 import jax
-import tensorboardX
 import tqdm
 
 from ratjax.config.data import Span
 from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.files import write_file
+from ratjax.train.board import Board
 from ratjax.train.flops import FORMULA, peak_flops, step_flops
 from ratjax.train.step import passes
 
@@ -55,8 +55,8 @@ class Recorder:
         path = workdir / METRICS
         drop_lines_after(path, start)
         self.file = path.open("a", encoding="utf-8")
-        self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self.board.add_text("mfu", FORMULA)
+        self.board = Board(workdir / "tensorboard", start + 1)
+        self.board.text("mfu", FORMULA)
         self.bar = tqdm.tqdm(
             total=total, initial=start, unit="step", disable=not sys.stderr.isatty()
         )
@@ -98,9 +98,8 @@ class Recorder:
         line["mfu"] = self.flops / seconds / self.peak if seconds and self.peak else None
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        for name, value in line.items():
-            if name != "step" and value is not None:
-                self.board.add_scalar(f"train/{name}", value, step)
+        curves = {f"train/{n}": v for n, v in line.items() if n != "step" and v is not None}
+        self.board.scalars(step, curves)
         self.bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
 
     def close(self) -> None:
