@@ -1,6 +1,7 @@
 """Writing a checkpoint parameter by parameter, so that none waits in memory for the others."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -10,14 +11,16 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import tensorstore as ts
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from ratjax.convert.layout import Index
 from ratjax.errors import InputError
 from ratjax.files import new_folder
 from ratjax.model.checkpoint import PARAMS
+from ratjax.model.inspect import open_array
 
 CHUNK_BYTES = 128 << 20
 SLACK_BYTES = 64 << 20  # metadata, tokenizer, and what a file system rounds up
@@ -36,13 +39,8 @@ class Part(NamedTuple):
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def spread(mesh: Mesh | None, shape: tuple[int, ...]) -> Sharding:
-    """Over all devices of the mesh, along the first axis that they divide; else a copy each.
-
-    Without a mesh: this host's memory, whatever accelerators there are.
-    """
-    if mesh is None:
-        return SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+def spread(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Over all devices of the mesh, along the first axis that they divide; else a copy each."""
     spec = [None] * len(shape)
     divided = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
     if divided:
@@ -51,34 +49,57 @@ def spread(mesh: Mesh | None, shape: tuple[int, ...]) -> Sharding:
 
 
 def write_parameters(path: pathlib.Path, parts: Mapping[str, Part], mesh: Mesh | None) -> None:
-    """Writes an Orbax checkpoint of the parameters, one after the other.
+    """Writes an Orbax checkpoint of the parameters.
 
-    Every host reads the parts of its own devices only. Stacked layers become chunks of their
-    own, so that one layer can be read without the others.
+    Without a mesh, chunk by chunk: memory holds little more than one layer of one parameter.
+    With one, parameter by parameter: every host reads the parts of its own devices only.
 
     Args:
       path: the checkpoint's folder; must not exist.
       parts: by parameter name.
       mesh: see `spread`.
     """
-    stacked = {name for name in parts if name.startswith("blocks/")}
-    storage = ocp.options.ArrayOptions.Saving.StorageOptions
-
-    def chunks(keypath, _):
-        by_layer = keypath[-1].key in stacked
-        return storage(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if by_layer else None)
-
-    context = ocp.Context()
-    context.array.saving.scoped_storage_options_creator = chunks
-    with context:
+    with _context():
         for name, part in parts.items():
-            sharding = spread(mesh, part.shape)
-            array = jax.make_array_from_callback(part.shape, sharding, part.read)
+            if mesh is None:  # zeros that take no memory; their place is what matters
+                array = np.broadcast_to(np.zeros((), part.dtype), part.shape)
+            else:
+                sharding = spread(mesh, part.shape)
+                array = jax.make_array_from_callback(part.shape, sharding, part.read)
             ocp.partial.save(path, {name: array})
-            array.delete()
         ocp.partial.finalize(path)
     if jax.process_index() == 0:
         _rename_item(path)
+    if mesh is None:
+        for name, part in parts.items():
+            _fill(open_array(path / PARAMS, name, write=True), part)
+
+
+def _context() -> ocp.Context:
+    """Stacked layers become chunks of their own, so that each can be read without the others."""
+    storage = ocp.options.ArrayOptions.Saving.StorageOptions
+
+    def chunks(keypath, _):
+        stacked = keypath[-1].key.startswith("blocks/")
+        return storage(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else None)
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = chunks
+    if hasattr(context.memory, "deepcopy_host_arrays"):  # from Orbax 0.12.5 or so on
+        context.memory.deepcopy_host_arrays = False
+    return context
+
+
+def _fill(store: ts.TensorStore, part: Part) -> None:
+    """Writes every chunk of an array, one at a time."""
+    grid = store.chunk_layout.write_chunk.shape
+    starts = (range(0, size, step) for size, step in zip(part.shape, grid, strict=True))
+    for corner in itertools.product(*starts):
+        box = tuple(
+            slice(at, min(at + step, size))
+            for at, step, size in zip(corner, grid, part.shape, strict=True)
+        )
+        store[box].write(part.read(box)).result()
 
 
 def _rename_item(path: pathlib.Path) -> None:

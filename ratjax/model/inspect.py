@@ -89,14 +89,14 @@ class Inspection:
         path = self.folder / CHECKPOINTS / str(self.step)
 
         def load() -> np.ndarray:
-            return np.asarray(_open(path / PARAMS, name)[index].read().result())
+            return np.asarray(open_array(path / PARAMS, name)[index].read().result())
 
         try:
             return load()
-        except IndexError:
-            shape = self.parameters[name].shape
-            raise InputError(f"{name}[{index}]: outside of its shape {list(shape)}") from None
-        except ValueError as error:
+        except (IndexError, ValueError) as error:
+            if isinstance(error, IndexError) or "OUT_OF_RANGE" in str(error):
+                shape = list(self.parameters[name].shape)
+                raise InputError(f"{name}[{index}]: outside of its shape {shape}") from None
             reason = str(error).splitlines()[0][:150]
             raise InputError(f"{path}: damaged: {name} cannot be read ({reason})") from None
 
@@ -164,11 +164,16 @@ def inspect(path: str | os.PathLike, step: int | None = None) -> Inspection:
     return Inspection(folder.absolute(), step, config, parameters, read_json(folder / MODEL))
 
 
-def _open(path: pathlib.Path, name: str) -> ts.TensorStore:
-    """One array of an Orbax item: Zarr 3 inside of OCDBT."""
-    base = {"driver": "file", "path": f"{path}/"}
-    spec = {"driver": "zarr3", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
-    return ts.open(spec, open=True, read=True).result()
+def open_array(item: pathlib.Path, name: str, write: bool = False) -> ts.TensorStore:
+    """One array of an Orbax item (a folder such as checkpoints/0/params): Zarr 3 in OCDBT."""
+    base = {"driver": "file", "path": f"{item.absolute()}/"}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
+        # Orbax takes an absent chunk for a damaged array, even where it would be all zeros.
+        "store_data_equal_to_fill_value": True,
+    }
+    return ts.open(spec, open=True, read=True, write=write).result()
 
 
 def _numpy_dtype(name: str) -> np.dtype:

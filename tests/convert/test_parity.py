@@ -257,7 +257,9 @@ class Payload:
 def test_nothing_in_a_pth_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"task": {"x": torch.ones(2)}, "config": Payload()}, "model.pth")
-    with pytest.raises(InputError, match=r"model\.pth: holds more than tensors .*(getattr|pathlib)"):
+    with pytest.raises(
+        InputError, match=r"model\.pth: holds more than tensors .*(getattr|pathlib)"
+    ):
         plan("model.pth")
     assert not (tmp_path / "unpickled").exists()
 
