@@ -1,0 +1,147 @@
+"""The evaluate command: a trained folder in, results.json out; bad input in one line."""
+
+import json
+import shutil
+
+import jax
+import pytest
+from absl import flags
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from launch import command
+from launch import evaluate as launch_evaluate
+from ratjax.config.model import MemoryConfig
+from ratjax.config.presets import preset, with_memory
+from ratjax.model import Decoder
+from ratjax.model.checkpoint import save_model
+from ratjax.needle import load_essays
+from ratjax.needle.essays import SHIPPED
+
+EXPERIMENT = """
+from ratjax.config.experiment import Experiment
+from ratjax.config.needle import NeedleConfig
+from ratjax.config.overrides import to_config_dict
+from ratjax.config.presets import preset
+
+def get_config():
+    needle = NeedleConfig(
+        tasks=("niah_single_1",), context_length=192, tokens_to_generate=4, budgets=("1/4",),
+        methods=("quest",), block_size=16, essays=r"{essays}", batch_size=2,
+    )
+    return to_config_dict(Experiment("small", preset("tiny"), samples=2, needle=needle))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Model folders of an untrained pair, and the experiment file."""
+    root = tmp_path_factory.mktemp("pair")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([load_essays(SHIPPED).text], trainer)
+    tokenizer.save(str(root / "tokenizer.json"))
+    for backbone, memory in (("attention", None), ("memory", MemoryConfig())):
+        config = with_memory(preset("tiny"), memory)
+        model = jax.jit(lambda config=config: Decoder(config, jax.random.key(0)))()
+        save_model(root / "models" / backbone, model, root / "tokenizer.json", {})
+    (root / "experiment.py").write_text(EXPERIMENT.format(essays=SHIPPED))
+    return root
+
+
+@pytest.fixture
+def evaluate(launch, folder):
+    def define():
+        command.define_config()
+        command.define_workdir("a folder")
+        command.define_dry_run()
+        flags.DEFINE_string("checkpoint", None, "models", command.FLAGS)
+
+    def run(checkpoint, *arguments):
+        return launch(
+            launch_evaluate.main,
+            define,
+            f"--config={folder / 'experiment.py'}",
+            f"--checkpoint={checkpoint}",
+            *arguments,
+        )
+
+    return run
+
+
+def test_evaluates_the_pair(evaluate, folder, tmp_path):
+    status, _, err = evaluate(folder / "models", f"--workdir={tmp_path / 'needle'}")
+    assert (status, err) == (0, [])
+    written = json.loads((tmp_path / "needle" / "results.json").read_text())
+    cells = [(r["backbone"], r["method"], r["task"]) for r in written["results"]]
+    assert cells == [
+        (backbone, method, "niah_single_1")
+        for backbone in ("attention", "memory")
+        for method in ("dense", "quest")
+    ]
+    meta = written["meta"]
+    assert meta["parameters"]["memory"] > meta["parameters"]["attention"]
+    assert {"versions", "device", "commit", "config"} <= set(meta)
+    lines = (tmp_path / "needle" / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 4 * 2
+
+
+def test_dry_run_counts_cells_and_warns(evaluate, folder, tmp_path):
+    status, out, err = evaluate(folder / "models", f"--workdir={tmp_path}/n", "--dry_run")
+    assert (status, err) == (0, [])
+    assert json.loads(out[-1]) == {"settings": 4, "tasks": 1, "cells": 4}
+    status, out, err = evaluate("nowhere", f"--workdir={tmp_path}/n", "--dry_run")
+    assert status == 0
+    assert json.loads(out[-1])["cells"] == 4
+    assert all(line.startswith("warning: nowhere") for line in err) and len(err) == 2
+    assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.needle.budgets=('1/3',)", "whole number of tokens"),
+        ("--config.needle.block_size=64", "multiple of needle.block_size"),
+        ("--config.needle.context_length=64", "too short for niah_single_1"),
+        ("--config.needle.essays=no/such/folder", "no/such/folder"),
+        ("--config.needle.budget=1/4", "budgets"),
+        ("--config.samples=0", "samples=0"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate, folder, tmp_path, override, message):
+    arguments = (f"--workdir={tmp_path}/n", override)
+    if "essays" in override:
+        arguments += ("--config.needle.tasks=('niah_single_2',)",)
+    status, _, err = evaluate(folder / "models", *arguments)
+    assert status == 2
+    assert len(err) == 1 and message in err[0]
+    assert not (tmp_path / "n").exists()
+
+
+def test_the_other_backbone_is_refused(evaluate, folder, tmp_path):
+    status, _, err = evaluate(
+        folder / "models" / "memory", f"--workdir={tmp_path}/n", "--config.backbone=attention"
+    )
+    assert status == 2
+    assert "holds the memory backbone" in err[0]
+
+
+def test_damaged_folders_are_refused(evaluate, folder, tmp_path):
+    damaged = tmp_path / "models"
+    shutil.copytree(folder / "models", damaged)
+    card = damaged / "memory" / "model.json"
+    small = json.loads(card.read_text())
+    small["model"]["vocab_size"] = 300
+    flags_ = (f"--workdir={tmp_path}/n", "--config.backbone=memory")
+    card.write_text(json.dumps(small))
+    status, _, err = evaluate(damaged / "memory", *flags_)
+    assert status == 2 and len(err) == 1 and "vocab_size=300" in err[0]
+    shutil.rmtree(damaged / "memory" / "checkpoints")
+    status, _, err = evaluate(damaged / "memory", *flags_)
+    assert status == 2 and len(err) == 1
