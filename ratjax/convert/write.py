@@ -23,6 +23,7 @@ from ratjax.model.checkpoint import PARAMS
 from ratjax.model.inspect import open_array
 
 CHUNK_BYTES = 128 << 20
+GROUP_BYTES = 1 << 30
 SLACK_BYTES = 64 << 20  # metadata, tokenizer, and what a file system rounds up
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
@@ -60,19 +61,31 @@ def write_parameters(path: pathlib.Path, parts: Mapping[str, Part], mesh: Mesh |
       mesh: see `spread`.
     """
     with _context():
-        for name, part in parts.items():
-            if mesh is None:  # zeros that take no memory; their place is what matters
-                array = np.broadcast_to(np.zeros((), part.dtype), part.shape)
-            else:
-                sharding = spread(mesh, part.shape)
-                array = jax.make_array_from_callback(part.shape, sharding, part.read)
-            ocp.partial.save(path, {name: array})
+        for group in _groups(parts):
+            ocp.partial.save(path, {name: _array(parts[name], mesh) for name in group})
         ocp.partial.finalize(path)
     if jax.process_index() == 0:
         _rename_item(path)
     if mesh is None:
         for name, part in parts.items():
             _fill(open_array(path / PARAMS, name, write=True), part)
+
+
+def _array(part: Part, mesh: Mesh | None) -> jax.Array | np.ndarray:
+    if mesh is None:  # zeros that take no memory: they only hold the place
+        return np.broadcast_to(np.zeros((), part.dtype), part.shape)
+    return jax.make_array_from_callback(part.shape, spread(mesh, part.shape), part.read)
+
+
+def _groups(parts: Mapping[str, Part]) -> Iterator[list[str]]:
+    """What is written together: single parameters, but small ones by the gigabyte."""
+    group: list[str] = []
+    for name in parts:
+        if group and sum(parts[n].nbytes for n in (*group, name)) > GROUP_BYTES:
+            yield group
+            group = []
+        group.append(name)
+    yield group
 
 
 def _context() -> ocp.Context:

@@ -30,6 +30,7 @@ def export(
     *,
     dtype: str | None = None,
     step: int | None = None,
+    file_bytes: int = FILE_BYTES,
 ) -> None:
     """Writes an OLMo2 model as a folder that `transformers` loads; all or nothing.
 
@@ -43,6 +44,7 @@ def export(
       target: the folder; must not exist, or be empty.
       dtype: what weights are written as, `float32` or `bfloat16`; None: as they are stored.
       step: which checkpoint; None takes the newest.
+      file_bytes: where the weights are cut into several files.
 
     Raises:
       InputError: no such checkpoint, not an OLMo2 model, or the target cannot be written.
@@ -61,7 +63,7 @@ def export(
     sizes = {key: _nbytes(entry) for key, entry in (tensors | memory).items()}
     check_target(pathlib.Path(target), sum(sizes.values()))
     with new_folder(target) as part:
-        files = cut(list(tensors), sizes)
+        files = cut(list(tensors), sizes, file_bytes)
         for name, keys in files.items():
             _write(found, part / name, {key: tensors[key] for key in keys})
         if len(files) > 1:
@@ -76,7 +78,7 @@ def export(
         write_file(part / hf.CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def cut(keys: list[str], sizes: dict[str, int], limit: int = FILE_BYTES) -> dict[str, list[str]]:
+def cut(keys: list[str], sizes: dict[str, int], limit: int) -> dict[str, list[str]]:
     """File names and the tensors of each, in order, no file above `limit` where it can be."""
     files: list[list[str]] = [[]]
     room = limit
