@@ -1,0 +1,65 @@
+"""The notebook runs from top to bottom on a small converted checkpoint."""
+
+import json
+import pathlib
+
+import matplotlib
+import numpy as np
+import pytest
+
+from convert.checkpoints import write_olmo2
+from ratjax.config.presets import preset
+from ratjax.convert import convert, plan
+
+NOTEBOOK = pathlib.Path(__file__).parents[2] / "notebooks" / "inspect_checkpoint.ipynb"
+
+
+@pytest.fixture(scope="module", params=["near_identity", "identity", None], ids=str)
+def checkpoint(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebook")
+    source = write_olmo2(folder / "hf", preset("tiny"))
+    convert(folder / "model", plan(str(source), add_memory=request.param, memory_bias=-3.0))
+    return request.param, folder / "model"
+
+
+def test_every_cell_runs(checkpoint, monkeypatch, capsys):
+    """In this process, without Jupyter; the last expression of a cell is shown by it alone."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    choice, folder = checkpoint
+    monkeypatch.setenv("CHECKPOINT", str(folder))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert all(not cell.get("outputs") for cell in cells), "commit the notebook without outputs"
+    space = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), space)
+    assert "blocks/attention/w_q" in capsys.readouterr().out
+    if choice is None:
+        assert space["lengths"] is None
+        assert list(space["weights"]) == ["attention"]
+    else:
+        expected = {"near_identity": 1 + np.exp(-3.0), "identity": 1.0}[choice]
+        np.testing.assert_allclose(space["lengths"], np.full((2, 2), expected), rtol=1e-5)
+        difference = np.abs(
+            space["weights"]["with memory"] - space["weights"]["without memory"]
+        ).max()
+        assert (difference == 0) == (choice == "identity")
+    plt.close("all")
+
+
+def test_in_jupyter(checkpoint, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    choice, folder = checkpoint
+    if choice != "near_identity":
+        pytest.skip("one checkpoint is enough here")
+    monkeypatch.setenv("CHECKPOINT", str(folder))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    kinds = {kind for out in shown for kind in out.get("data", {})}
+    assert {"text/html", "image/png"} <= kinds
