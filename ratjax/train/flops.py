@@ -17,7 +17,9 @@ FORMULA = """\
 MFU = FLOPs per step / seconds per step / (devices x peak dense bfloat16 FLOP/s of a device).
 
 FLOPs per step = tokens x sum over passes of 3 (forward 1, backward 2) x forward FLOPs per token;
-forward FLOPs per token = 2 x (weights of the projections, feed-forward layers, gate and head)
+forward FLOPs per token = 2 x (weights of the projections, feed-forward layers and gate)
+  + 2 x (weights of the head) x (share of the positions whose logits are computed: 1, unless
+    few of them have targets)
   + layers x 4 x query heads x head_dim x mean visible keys
   + layers x 6 x key/value heads x head_dim, with the memory (three operations for k, three for v).
 Mean visible keys: (T + 1) / 2 for a dense causal pass; for a dilated one the keys that its rule
@@ -48,15 +50,14 @@ def peak_of(kind: str) -> float | None:
 
 
 def matmul_weights(config: ModelConfig) -> int:
-    """Weights that every token is multiplied with once."""
+    """Weights of the layers, which every token is multiplied with once; not the head's."""
     query = config.hidden_size * config.num_heads * config.head_dim
     key = config.hidden_size * config.num_kv_heads * config.head_dim
     attention = 2 * query + 2 * key + (query if config.output_gate else 0)
     gate = key if config.memory is not None else 0
     matrices = {"swiglu": 3, "gelu": 2}[config.mlp]
     mlp = matrices * config.hidden_size * config.intermediate_size
-    head = config.hidden_size * config.vocab_size
-    return config.num_layers * (attention + gate + mlp) + head
+    return config.num_layers * (attention + gate + mlp)
 
 
 def mean_visible_keys(pattern: Pattern, length: int) -> float:
@@ -75,15 +76,25 @@ def mean_visible_keys(pattern: Pattern, length: int) -> float:
     return float(seen.mean())
 
 
-def forward_flops_per_token(config: ModelConfig, pattern: Pattern, length: int) -> float:
-    """One token's share of a forward pass over sequences of `length`."""
+def forward_flops(
+    config: ModelConfig, pattern: Pattern, length: int, logit_positions: int
+) -> float:
+    """One sequence's forward pass; logits are computed at `logit_positions` of its tokens."""
     heads = config.num_heads * config.head_dim
     attention = 4 * heads * mean_visible_keys(pattern, length)
     recurrence = 6 * config.num_kv_heads * config.head_dim if config.memory is not None else 0
-    return 2 * matmul_weights(config) + config.num_layers * (attention + recurrence)
+    per_token = 2 * matmul_weights(config) + config.num_layers * (attention + recurrence)
+    head = 2 * config.hidden_size * config.vocab_size
+    return length * per_token + logit_positions * head
 
 
-def step_flops(config: ModelConfig, patterns: list[Pattern], length: int, batch_size: int) -> float:
+def step_flops(
+    config: ModelConfig,
+    patterns: list[Pattern],
+    length: int,
+    batch_size: int,
+    logit_positions: int | None = None,
+) -> float:
     """Operations of one training step that runs all of `patterns` over a batch."""
-    forward = sum(forward_flops_per_token(config, pattern, length) for pattern in patterns)
-    return 3 * forward * length * batch_size
+    positions = length if logit_positions is None else logit_positions
+    return 3 * batch_size * sum(forward_flops(config, p, length, positions) for p in patterns)

@@ -100,10 +100,10 @@ def train(
 
     def finish(pending):
         if pending is not None:
-            step, span, metrics = pending
+            step, span, metrics, most_targets = pending
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             check_finite(step, metrics, workdir)
-            recorder.record(step, span, metrics)
+            recorder.record(step, span, metrics, most_targets)
 
     with contextlib.ExitStack() as stack:
         for resource in (recorder, checkpoints, iterator):
@@ -112,11 +112,11 @@ def train(
         for span in spans:
             finish(in_flight)  # a new batch shape compiles: not at the cost of the step before
             in_flight = None
+            recurrence, most_targets = span.stage.recurrence, batches.most_targets(span)
             for step in range(max(span.start, start) + 1, span.stop + 1):
-                batch, recurrence = next(iterator), span.stage.recurrence
-                state, metrics = train_step(state, batch, recurrence, batches.most_targets(span))
+                state, metrics = train_step(state, next(iterator), recurrence, most_targets)
                 finish(in_flight)
-                in_flight = step, span, metrics
+                in_flight = step, span, metrics, most_targets
                 checkpoints.settle()
                 ends = step == total or stop.is_set()
                 if ends or step % train.checkpoint_every == 0:

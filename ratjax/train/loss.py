@@ -49,9 +49,9 @@ def loss_sums(
         return jnp.stack([entropy + z_loss * penalty, entropy])
 
     arrays = (hidden, batch.targets, batch.mask)
-    if most_targets is not None and 2 * most_targets <= hidden.shape[1]:
-        arrays = gather_targets(*arrays, most_targets)
-    length = arrays[0].shape[1]
+    length = logit_positions(hidden.shape[1], most_targets)
+    if length < hidden.shape[1]:
+        arrays = gather_targets(*arrays, length)
     if length <= chunk:
         return tuple(sums(*arrays))
     # The backward pass recomputes a chunk's logits instead of keeping all of them.
@@ -62,6 +62,12 @@ def loss_sums(
     if whole < length:
         total += sums(*(a[:, whole:] for a in arrays))
     return tuple(total)
+
+
+def logit_positions(length: int, most_targets: int | None) -> int:
+    """Positions of each sequence whose logits are computed: all, or as many as have targets."""
+    few = most_targets is not None and 2 * most_targets <= length
+    return most_targets if few else length
 
 
 def gather_targets(

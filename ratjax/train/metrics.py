@@ -14,6 +14,7 @@ from ratjax.config.train import TrainConfig
 from ratjax.files import write_file
 from ratjax.train.board import Board
 from ratjax.train.flops import FORMULA, peak_flops, step_flops
+from ratjax.train.loss import logit_positions
 from ratjax.train.step import passes
 
 METRICS = "metrics.jsonl"
@@ -66,10 +67,15 @@ class Recorder:
         self.began = self.tokens = self.flops = 0
         self.costs: dict[int, float] = {}
 
-    def record(self, step: int, span: Span, metrics: dict[str, float]) -> None:
-        """Takes note of a finished step (from 1), and logs it if it is to be logged."""
+    def record(
+        self, step: int, span: Span, metrics: dict[str, float], most_targets: int | None = None
+    ) -> None:
+        """Takes note of a finished step (from 1), and logs it if it is to be logged.
+
+        `most_targets` is `loss_sums`'s, on which the step's FLOPs depend.
+        """
         self.tokens += span.stage.tokens_per_step
-        self.flops += self._step_flops(span)
+        self.flops += self._step_flops(span, most_targets)
         if step % self.train.log_every == 0 or step == self.total:
             self._log(step, span, metrics)
             self._restart(span)
@@ -81,12 +87,13 @@ class Recorder:
         self.span = span
         self.began, self.tokens, self.flops = time.perf_counter(), 0, 0.0
 
-    def _step_flops(self, span: Span) -> float:
+    def _step_flops(self, span: Span, most_targets: int | None) -> float:
         if span.index not in self.costs:
             stage = span.stage
             patterns = [p for step in passes(self.train, stage.recurrence) for p in step.values()]
+            positions = logit_positions(stage.sequence_length, most_targets)
             self.costs[span.index] = step_flops(
-                self.config, patterns, stage.sequence_length, stage.batch_size
+                self.config, patterns, stage.sequence_length, stage.batch_size, positions
             )
         return self.costs[span.index]
 

@@ -64,12 +64,12 @@ def make_train_step(
       total_steps: length of the learning-rate schedule.
 
     Returns:
-      A function of (state, batch, recurrence, most_targets) to (next state, metrics); see
-      `loss_sums` for the last. The state given is
-      donated: its buffers become the next one's. Metrics are scalars: `loss` of the dense pass,
-      `grad_norm` before clipping, the learning rates, `targets` (how many tokens the loss is
-      the mean of), and for a sparse pass `loss_sparse` and, where it steps on its own,
-      `grad_norm_sparse`. Losses are mean cross entropies, in nats, without the z-loss.
+      A function of (state, batch, recurrence, most_targets) to (next state, metrics);
+      `most_targets` is `loss_sums`'s. The state given is donated: its buffers become the next
+      one's. Metrics are scalars: `loss` of the dense pass, `grad_norm` before clipping, the
+      learning rates, `targets` (how many tokens the loss is the mean of), and for a sparse pass
+      `loss_sparse` and, where it steps on its own, `grad_norm_sparse`. Losses are mean cross
+      entropies, in nats, without the z-loss.
     """
     transform = optimizer(train)
 

@@ -163,9 +163,9 @@ def poisoned(monkeypatch, at, name):
     def make(*arguments):
         step = original(*arguments)
 
-        def run(state, batch, recurrence):
+        def run(state, *rest):
             number = int(state.step) + 1
-            state, metrics = step(state, batch, recurrence)
+            state, metrics = step(state, *rest)
             if number == at:
                 metrics[name] = metrics[name] * np.float32(np.nan)
             return state, metrics

@@ -7,8 +7,8 @@ from ratjax.data import Batch
 from ratjax.model import Decoder
 from ratjax.model.parameters import to_model
 from ratjax.sparsity.dense import Dense
-from ratjax.train.loss import loss_sums
-from tests.train.conftest import random_parameters
+from ratjax.train.loss import logit_positions, loss_sums
+from tests.train.conftest import VOCAB, random_parameters
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,22 @@ def test_gradients_do_not_depend_on_the_chunk(model, batch):
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
         # sums in another order
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [2, 8])
+def test_logits_at_the_targets_alone(model, batch, chunk):
+    """At most 3 of 8 positions of a row have targets: the others' logits are not needed."""
+    scattered = jnp.asarray([[0, 0, 1, 0, 0, 1, 0, 1], [0] * 8, [1] + [0] * 7, [0] * 7 + [1]], bool)
+    batch = batch._replace(mask=scattered)
+
+    def loss(most_targets):
+        return lambda m, b: loss_sums(m, b, Dense(), 0.1, chunk, most_targets)
+
+    few = jax.jit(loss(3))
+    np.testing.assert_allclose(few(model, batch), direct(model, batch, 0.1), rtol=1e-5)
+    sizes = few.lower(model, batch).as_text()
+    assert f"tensor<4x{min(chunk, 3)}x{VOCAB}x" in sizes and f"tensor<4x8x{VOCAB}x" not in sizes
+    assert [logit_positions(8, most) for most in (None, 8, 5, 4, 1)] == [8, 8, 8, 4, 1]
 
 
 def test_masked_targets_have_no_influence(model, batch):
