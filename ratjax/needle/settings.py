@@ -54,7 +54,7 @@ def identity(setting: Setting) -> dict[str, object]:
     """The fields that name a setting in `results.json` and in predictions."""
     return {
         "method": setting.method,
-        "block_size": setting.block_size or None,
+        "block_size": None if setting.method in ("dense", "snapkv") else setting.block_size,
         "k": setting.k or None,
         "budget": setting.budget,
         "selector": setting.selector,
