@@ -106,9 +106,9 @@ def test_dry_run_counts_cells_and_warns(evaluate, folder, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.needle.budgets=('1/3',)", "whole number of tokens"),
+        ("--config.needle.budgets=('1/7',)", "whole number of tokens"),
         ("--config.needle.block_size=64", "multiple of needle.block_size"),
-        ("--config.needle.context_length=64", "too short for niah_single_1"),
+        ("--config.needle.tokens_to_generate=150", "too short for niah_single_1"),
         ("--config.needle.essays=no/such/folder", "no/such/folder"),
         ("--config.needle.budget=1/4", "budgets"),
         ("--config.samples=0", "samples=0"),
