@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup test quickstart lint clean
+.PHONY: setup test test-slow quickstart lint clean
 
 setup: $(VENV)/ready
 
@@ -17,7 +17,11 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+# What takes longer: repeated kills, memory bounds, compilation ahead of time.
+test-slow: setup
+	$(BIN)/python -m pytest -n auto -m slow
 
 quickstart: setup
 	$(BIN)/python -m launch.quickstart

@@ -215,7 +215,7 @@ class Decoder(nnx.Module):
     def generate(
         self,
         tokens: Int[Array, "B T"] | np.ndarray,
-        lengths: Int[Array, " B"] | np.ndarray,
+        lengths: Int[Array, " B"] | np.ndarray | list,
         max_new_tokens: int,
         pattern: Patterns = Dense(),
         **options,

@@ -45,13 +45,13 @@ def bucket(length: int) -> int:
 def generate(
     model: nnx.Module,
     tokens: Int[Array, "B T"] | np.ndarray,
-    lengths: Int[Array, " B"] | np.ndarray,
+    lengths: Int[Array, " B"] | np.ndarray | list,
     max_new_tokens: int,
     pattern: Patterns = Dense(),
     *,
     stop_token: int | None = None,
     seed: int = 0,
-    rows: Int[Array, " B"] | np.ndarray | None = None,
+    rows: Int[Array, " B"] | np.ndarray | list | None = None,
     width: int | None = None,
 ) -> Generation:
     """Continues prompts greedily.

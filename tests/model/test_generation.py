@@ -31,7 +31,7 @@ def decoder(memory=True, seed=0, **changes):
     model = initial(config, seed)
     # At std 0.02 a tiny model attends to everything alike: wider weights make the selection
     # matter, so that a wrong one shows.
-    return jax.tree.map(lambda a: a * 6 if a.ndim > 2 else a, model)
+    return jax.tree.map(lambda a: a * 3 if a.ndim > 2 else a, model)
 
 
 def sequences(vocab, seed=1):

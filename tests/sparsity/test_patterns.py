@@ -174,17 +174,6 @@ def test_snapkv_ignores_what_stands_behind_a_prompt():
         np.testing.assert_array_equal(a, b)
 
 
-def test_moba_ignores_values_that_no_query_selects():
-    # A block scored far below the others: all queries of later blocks leave it out.
-    q, k, v = states(9, 48, (2, 2))
-    q, k = jnp.abs(q), jnp.abs(k)
-    k = k.at[:, 16:24].multiply(-100.0)
-    clean = moba.prefill(q, k, v, block_size=8, blocks=3)
-    poisoned = moba.prefill(q, k, v.at[:, 16:24].set(jnp.nan), block_size=8, blocks=3)
-    np.testing.assert_array_equal(clean[:, 24:], poisoned[:, 24:])
-    np.testing.assert_array_equal(clean[:, :16], poisoned[:, :16])
-
-
 def test_equal_scores_choose_lower_indices():
     q, k, v = states(10, 48, (2, 2))
     k = jnp.ones_like(k)
