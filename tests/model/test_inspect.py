@@ -54,7 +54,7 @@ def test_it_reads_slices(saved, index):
 
 def test_what_is_not_there_is_named(saved, tmp_path):
     found = ratjax.inspect(saved[0])
-    with pytest.raises(InputError, match="did you mean .*blocks/attention/w_q"):
+    with pytest.raises(InputError, match=r"did you mean .*blocks/attention/w_q"):
         found.read("blocks/attention/wq")
     with pytest.raises(InputError, match=r"outside of its shape \[512, 64\]"):
         found.read("embedding", 512)
