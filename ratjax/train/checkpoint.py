@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from ratjax.config.overrides import changes
+from ratjax.config.model import ModelConfig
+from ratjax.config.overrides import changes, from_mapping, to_json
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, first_device, read_or_fail, seal, steps
 from ratjax.train.step import TrainState
 
 OPTIMIZER = "optimizer"
 # Fields of a model that change how it is computed, not what it is.
-COMPUTE_FIELDS = ("model.dtype", "model.remat")
+COMPUTE_FIELDS = ("model.dtype", "model.remat", "model.unroll")
 
 
 class Checkpoints:
@@ -44,7 +45,7 @@ class Checkpoints:
         self, state: TrainState, position: Mapping[str, int], signature: Mapping[str, Any]
     ) -> None:
         """Begins to write `state`; its buffers may be donated as soon as this returns."""
-        self.close()
+        self.finish()
         step = int(state.step)
         self.manager.save_checkpointables_async(
             step,
@@ -57,14 +58,18 @@ class Checkpoints:
     def settle(self) -> None:
         """Seals what has been written meanwhile; returns at once."""
         if self.unsealed is not None and not self.manager.is_saving_in_progress():
-            self.close()
+            self.finish()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Waits for the writing to end, and raises what went wrong in it."""
         if self.unsealed is not None:
             self.manager.wait()
             seal(self.root / str(self.unsealed))
             self.unsealed = None
+
+    def close(self) -> None:
+        self.finish()
+        self.manager.close()
 
 
 def restore(
@@ -130,6 +135,8 @@ def compare(
     Raises:
       DifferentRunError: the model, the seed or the data differ.
     """
+    # Fields that the model has gained since then had their defaults.
+    old = {**old, "model": to_json(from_mapping(ModelConfig, old["model"]))}
     old, new = ({**s, "data": [d for d in s["data"] if d["start"] < step]} for s in (old, new))
     for name, before, after in changes(old, new):
         if name.startswith("train.") or name in COMPUTE_FIELDS:

@@ -93,9 +93,6 @@ def train(
         return True
 
     train_step = make_train_step(config, train, total)
-    recorder = Recorder(workdir, config, train, start, total)
-    checkpoints = Checkpoints(workdir, train.keep)
-    iterator = iterate(batches, position, data.prefetch)
     in_flight = None  # the step before: its metrics are fetched while the next one runs
 
     def finish(pending):
@@ -106,9 +103,11 @@ def train(
             recorder.record(step, span, metrics, most_targets)
 
     with contextlib.ExitStack() as stack:
-        for resource in (recorder, checkpoints, iterator):
-            stack.callback(resource.close)
-        stop = stack.enter_context(stop_signal())
+        stop = stack.enter_context(stop_signal())  # until the last checkpoint is on disk
+        closing = lambda resource: stack.enter_context(contextlib.closing(resource))  # noqa: E731
+        recorder = closing(Recorder(workdir, config, train, start, total))
+        checkpoints = closing(Checkpoints(workdir, train.keep))
+        iterator = closing(iterate(batches, position, data.prefetch))
         for span in spans:
             finish(in_flight)  # a new batch shape compiles: not at the cost of the step before
             in_flight = None

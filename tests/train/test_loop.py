@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 
 from ratjax.config.model import MemoryConfig
+from ratjax.config.overrides import to_json
 from ratjax.data import Batches
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import load_model, save_model, steps
@@ -257,14 +258,21 @@ def test_what_can_be_resumed_is_said(copy, pieces, capsys):
     assert steps(workdir) == [6]
 
 
-def test_how_a_model_is_computed_may_change(tmp_path, capsys):
-    old = {"model": {"remat": "none", "dtype": "float32"}, "data": []}
-    new = {"model": {"remat": "full", "dtype": "bfloat16"}, "data": []}
+def test_how_a_model_is_computed_may_change(tmp_path, memory_config, capsys):
+    def signature(model):
+        return {"model": to_json(model), "data": []}
+
+    old = signature(memory_config)
+    new = signature(dataclasses.replace(memory_config, remat="full", dtype="bfloat16"))
     compare(tmp_path, old, new, step=3)
     assert capsys.readouterr().out.splitlines() == [
         "resuming with model.dtype='bfloat16', before it was 'float32'",
         "resuming with model.remat='full', before it was 'none'",
     ]
+    # a checkpoint from before a field existed had its default
+    del old["model"]["qk_norm"]
+    compare(tmp_path, old, signature(memory_config), step=3)
+    assert capsys.readouterr().out == ""
 
 
 def test_data_of_a_later_stage_may_change(copy, pieces):
