@@ -11,6 +11,13 @@ from typing import Any
 from ratjax.errors import InputError
 
 
+def check_new_folder(folder: str | os.PathLike) -> None:
+    """Raises `InputError` where something is at `folder` already, but for an empty folder."""
+    target = pathlib.Path(folder)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty; remove it or choose another name")
+
+
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary folder that takes the name `folder` if the block succeeds, and else vanishes.
@@ -18,9 +25,8 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises:
       InputError: `folder` exists and is not empty.
     """
+    check_new_folder(folder)
     target = pathlib.Path(folder).absolute()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{folder}: exists and is not empty; remove it or choose another name")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:

@@ -3,11 +3,17 @@
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 
 PACKAGES = ("ratjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """The installed version of each package."""
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def provenance() -> dict[str, Any]:
@@ -16,7 +22,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **versions(),
         },
         "device": device.device_kind if device.platform != "cpu" else f"cpu ({platform.machine()})",
         "device_count": jax.device_count(),

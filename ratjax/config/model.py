@@ -80,7 +80,7 @@ class ModelConfig:
       previous_token_embedding: adds a second embedding of the previous token at the input,
         so that induction needs one layer less. Used by the tiny models, in both backbones.
       previous_token_init: the second embedding at the start: `independent`, or a `copy` of the
-        first, with which the tiny models learn to copy several times sooner.
+        first, with which the tiny models learn to copy sooner.
       memory: the decaying memory, or None for plain attention. The only field in which a
         matched pair differs.
       dtype: the compute dtype; parameters are float32.

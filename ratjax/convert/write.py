@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ratjax.convert.layout import Index
 from ratjax.errors import InputError
-from ratjax.files import new_folder
+from ratjax.files import check_new_folder, new_folder
 from ratjax.model.checkpoint import PARAMS
 from ratjax.model.inspect import open_array
 
@@ -127,8 +127,7 @@ def _rename_item(path: pathlib.Path) -> None:
 
 def check_target(target: pathlib.Path, nbytes: int) -> None:
     """Raises `InputError` if `target` cannot be written: not empty, or too little space."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target}: exists and is not empty; remove it or choose another name")
+    check_new_folder(target)
     place = target.absolute().parent
     while not place.exists():
         place = place.parent

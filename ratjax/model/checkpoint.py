@@ -10,7 +10,6 @@ Parameters are read without any knowledge of the optimizer that lies beside them
 """
 
 import dataclasses
-import importlib.metadata
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from ratjax.model.parameters import (
     to_model,
     to_parameters,
 )
+from ratjax.provenance import versions
 
 MODEL, TOKENIZER, CHECKPOINTS, PARAMS = "model.json", "tokenizer.json", "checkpoints", "params"
 HUGGINGFACE, SEAL = "huggingface", "files.json"
@@ -102,10 +102,9 @@ def write_card(
     if tokenizer_file is not None:
         check_tokenizer(pathlib.Path(tokenizer_file), config)
         write_file(folder / TOKENIZER, pathlib.Path(tokenizer_file).read_bytes())
-    packages = ("ratjax", "jax", "flax", "orbax-checkpoint")
     card = {
         "model": to_json(config),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": versions(("ratjax", "jax", "flax", "orbax-checkpoint")),
         "provenance": dict(provenance),
     }
     write_json(folder / MODEL, card)

@@ -92,7 +92,7 @@ def generate(
         haystack=haystack,
         tokens_to_generate=tokens_to_generate,
     )
-    return [_row(prompt, index) for index, prompt in enumerate(prompts)]
+    return [row_of(prompt, index) for index, prompt in enumerate(prompts)]
 
 
 def draw_prompts(
@@ -157,7 +157,8 @@ def _growth(draft: Draft, essays: Essays | None, tokenizer: Tokenizer, budget: i
     return essay_growth(essays, tokenizer, budget)
 
 
-def _row(prompt: Prompt, index: int) -> dict[str, Any]:
+def row_of(prompt: Prompt, index: int) -> dict[str, Any]:
+    """What `generate` returns of a prompt."""
     draft = prompt.draft
     spans = [list(token_span(prompt.encoding, *span)) for span in draft.answer_spans(prompt.text)]
     return {

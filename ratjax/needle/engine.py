@@ -12,8 +12,7 @@ from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.errors import InputError
 from ratjax.model import Decoder, generation
 from ratjax.needle import score
-from ratjax.needle.drawing import generate
-from ratjax.needle.encoding import plain
+from ratjax.needle.drawing import draw_prompts, row_of
 from ratjax.needle.essays import load_essays
 from ratjax.needle.intervals import confidence_interval
 from ratjax.needle.settings import SPARSE_PHASES, identity, pattern_of
@@ -42,10 +41,9 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
         an essay folder that is missing or empty.
     """
     haystack = load_essays(config.essays or None)
-    tokenizer = plain(tokenizer)
-    rows = []
+    prompts: list[Prompt] = []
     for task in config.tasks:
-        rows += generate(
+        drawn = draw_prompts(
             task,
             tokenizer,
             context_length=config.context_length,
@@ -54,11 +52,10 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
             haystack=haystack,
             tokens_to_generate=config.tokens_to_generate,
         )
-    encoded = tokenizer.encode_batch([row["input"] for row in rows], add_special_tokens=False)
-    return [
-        Prompt({**row, "number": number}, np.array(encoding.ids, np.int32))
-        for number, (row, encoding) in enumerate(zip(rows, encoded, strict=True))
-    ]
+        for index, prompt in enumerate(drawn):
+            row = {**row_of(prompt, index), "number": len(prompts)}
+            prompts.append(Prompt(row, np.array(prompt.encoding.ids, np.int32)))
+    return prompts
 
 
 STOP_TOKENS = ("<|endoftext|>", "</s>")

@@ -29,7 +29,10 @@ def full_lengths(q: Queries, lengths: Lengths | None) -> Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Pattern):
-    """Reads everything."""
+    """Reads everything.
+
+    Patterns that are dense in one phase (Quest and SnapKV in prefill, MoBA in decode) inherit it.
+    """
 
     def attend(
         self,

@@ -10,13 +10,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float32, Int32
 
 from ratjax.errors import check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
-from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
-from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
+from ratjax.sparsity.pattern import Reads, causal_pairs
 from ratjax.sparsity.selection import (
     check_forced,
     check_selection,
@@ -78,7 +77,7 @@ def prefill(
 
 
 @dataclasses.dataclass(frozen=True)
-class MoBA(Pattern):
+class MoBA(Dense):
     """Block-sparse prefill; dense decode over the whole cache.
 
     Attributes:
@@ -131,19 +130,3 @@ class MoBA(Pattern):
         read = jnp.where(inside, tokens, 0).sum((-1, -2)).mean(-1, dtype=jnp.float32)
         out = block_prefill(q, k, v, ids, self.block_size)
         return out, Reads(read, causal_pairs(lengths))
-
-    def compress(
-        self,
-        q: Queries,
-        k: Keys,
-        v: Values,
-        lengths: Lengths,
-        new_tokens: int,
-        keys: PromptKeys | None = None,
-    ) -> KVCache:
-        return KVCache.create(k, v, lengths, new_tokens)
-
-    def decode(
-        self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PromptKeys | None = None
-    ) -> tuple[Float[Array, "B 1 H D"], Reads]:
-        return Dense().decode(q, cache)

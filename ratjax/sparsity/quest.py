@@ -17,7 +17,7 @@ from ratjax.errors import check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache, PagedCache
 from ratjax.sparsity.dense import Dense
-from ratjax.sparsity.pattern import Pattern, Reads
+from ratjax.sparsity.pattern import Reads
 from ratjax.sparsity.selection import (
     as_mask,
     check_forced,
@@ -97,7 +97,7 @@ def decode(
 
 
 @dataclasses.dataclass(frozen=True)
-class Quest(Pattern):
+class Quest(Dense):
     """Dense prefill; each decode step reads `pages` pages of `page_size` tokens.
 
     Attributes:
@@ -121,16 +121,6 @@ class Quest(Pattern):
         check_positive("quest.page_size", self.page_size)
         check_forced("quest", "pages", self.pages, self.force_first + self.force_current)
         check_selection("quest", self.per, self.selector)
-
-    def attend(
-        self,
-        q: Queries,
-        k: Keys,
-        v: Values,
-        lengths: Lengths | None = None,
-        keys: PromptKeys | None = None,
-    ) -> tuple[Queries, Reads]:
-        return Dense().attend(q, k, v, lengths)
 
     def compress(
         self,

@@ -17,7 +17,7 @@ from ratjax.errors import ConfigError, check_choice, check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
-from ratjax.sparsity.pattern import Pattern, Reads
+from ratjax.sparsity.pattern import Reads
 from ratjax.sparsity.selection import check_forced, check_selection, choose, random_scores
 from ratjax_kernels import window_scores
 
@@ -102,7 +102,7 @@ def compress(
 
 
 @dataclasses.dataclass(frozen=True)
-class SnapKV(Pattern):
+class SnapKV(Dense):
     """Dense prefill; decode reads what was kept, and everything generated since.
 
     Attributes:
@@ -127,16 +127,6 @@ class SnapKV(Pattern):
             raise ConfigError("snapkv.kernel_size", self.kernel_size, "must be odd")
         check_choice("snapkv.pooling", self.pooling, ("avg", "max"))
         check_selection("snapkv", "kv_head", self.selector)
-
-    def attend(
-        self,
-        q: Queries,
-        k: Keys,
-        v: Values,
-        lengths: Lengths | None = None,
-        keys: PromptKeys | None = None,
-    ) -> tuple[Queries, Reads]:
-        return Dense().attend(q, k, v, lengths)
 
     def select(
         self, q: Queries, k: Keys, lengths: Lengths, keys: PromptKeys | None = None
@@ -174,7 +164,7 @@ class SnapKV(Pattern):
         cache: "SnapKVCache",
         keys: PromptKeys | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
-        out, reads = Dense().decode(q, cache)
+        out, reads = super().decode(q, cache)
         return out, Reads(reads.read, reads.visible + cache.discarded)
 
 

@@ -3,7 +3,7 @@
 XLA has no ragged gather that keeps matrix units busy: gathering K blocks for every single query
 moves K * block_size keys per query through memory and does one multiply with each. At the budgets
 of use (a quarter to a sixteenth of the keys) contracting a chunk of queries with all keys so far
-and masking is faster, and its memory is a chunk's scores.
+and masking is plain matrix work, and its memory is a chunk's scores.
 """
 
 import jax.numpy as jnp
