@@ -9,46 +9,27 @@ import pytest
 
 from ratjax_kernels import decay_scan
 from tests.kernels import oracle
+from tests.kernels.devices import (
+    assert_rounded_like,
+    check_compiles,
+    compiles_triton,
+    needs_gpu,
+    runs_triton,
+)
 
-triton = pytest.importorskip("triton")
-needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA device")
 
-POINTERS = {
-    "forward_kernel": "x x x f f x x f f i",
-    "backward_kernel": "x x x f f i x x f f x x x f f i",
-}
+@compiles_triton
+@pytest.mark.parametrize("shape", [(4, 4096, 32, 128), (1, 131072, 16, 128)], ids=str)
+def test_compiles_to_machine_code(shape, capability, capsys):
+    array = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 
+    def train(gates, k, v):
+        return jax.grad(lambda *x: decay_scan(*x, implementation="triton")[0].sum())(gates, k, v)
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", sorted(POINTERS))
-def test_compiles_to_machine_code(name, capability, capsys):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from ratjax_kernels.scan import triton_kernels
-
-    kernel = getattr(triton_kernels, name)
-    types = {"x": "*bf16", "f": "*fp32", "i": "*i32"}
-    pointers = POINTERS[name].split()
-    shape = {"LENGTH": 4097, "CHANNELS": 4096, "LANES": 128, "GROUPS": 16}
-    constants = shape | triton_kernels.TILE
-    names = kernel.arg_names
-    signature = dict(zip(names, (types[p] for p in pointers), strict=False))
-    signature |= dict.fromkeys(constants, "constexpr")
-    compiled = triton.compile(
-        ASTSource(
-            fn=kernel,
-            signature=signature,
-            constexprs={(names.index(key),): value for key, value in constants.items()},
-            attrs={(i,): [["tt.divisibility", 16]] for i in range(len(pointers))},
-        ),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": triton_kernels.WARPS, "num_stages": 1},
-    )
-    assert len(compiled.asm["cubin"]) > 0
-    with capsys.disabled():
-        print(f"\n{name} sm_{capability}: shared {compiled.metadata.shared} bytes")
+    used = check_compiles(capsys, capability, train, array, array, array)
+    assert [name for name, _ in used] == ["forward_kernel", "backward_kernel"]
+    # A spilled register or two hides behind the wait for memory; more would add traffic.
+    assert all(usage.spilled <= 16 for _, usage in used)
 
 
 def inputs(length, dtype, batch, heads, channels):
@@ -73,17 +54,21 @@ def outputs_and_gradients(implementation, arrays, state, cotangents):
     return [np.asarray(x, np.float64) for x in jax.tree.leaves(both(arrays, state, cotangents))]
 
 
-def error(have, want):
-    return np.sqrt(np.mean((have - want) ** 2)) / np.sqrt(np.mean(want**2))
+CASES = [
+    (1, 2, 2, 16, jnp.float32),
+    (63, 2, 3, 40, jnp.float32),
+    (65, 1, 1, 8, jnp.bfloat16),
+    (63, 1, 2, 40, jnp.float16),
+]
+LARGE = [(4097, 2, 4, 128, dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)]
 
 
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@runs_triton
 @pytest.mark.parametrize(
-    "length,batch,heads,channels", [(1, 2, 2, 16), (63, 2, 3, 40), (65, 1, 1, 8), (4097, 2, 4, 128)]
+    "length,batch,heads,channels,dtype",
+    CASES + [pytest.param(*case, marks=needs_gpu) for case in LARGE],
 )
-def test_outputs_and_all_gradients(dtype, length, batch, heads, channels):
+def test_outputs_and_all_gradients(length, batch, heads, channels, dtype):
     args = inputs(length, dtype, batch, heads, channels)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outputs_and_gradients("reference", *wide)
@@ -91,13 +76,11 @@ def test_outputs_and_all_gradients(dtype, length, batch, heads, channels):
     have = outputs_and_gradients("triton", *args)
     again = outputs_and_gradients("triton", *args)
     for h, p, w, a in zip(have, plain, want, again, strict=True):
-        # At most twice what plain JAX loses in this dtype; 1e-6 where that is (nearly) nothing.
-        assert error(h, w) <= max(2 * error(p, w), 1e-6)
+        assert_rounded_like(h, p, w)
         np.testing.assert_array_equal(h, a)
 
 
-@pytest.mark.gpu
-@needs_gpu
+@runs_triton
 def test_saturated_gates_and_vmap():
     (gates, k, v), state, _ = inputs(300, jnp.float32, 2, 2, 32)
     gates = gates.at[:, 100].set(jnp.inf).at[:, 200].set(-jnp.inf).at[:, 250:].set(jnp.inf)
@@ -119,8 +102,7 @@ def test_saturated_gates_and_vmap():
     np.testing.assert_array_equal(mapped[:, 0], decay_scan(gates, k, v, implementation="triton")[0])
 
 
-@pytest.mark.gpu
-@needs_gpu
+@runs_triton
 @pytest.mark.parametrize("groups", [8, 16])
 def test_tiles_of_wide_models(groups, monkeypatch):
     from ratjax_kernels.scan import triton as kernels
@@ -132,7 +114,7 @@ def test_tiles_of_wide_models(groups, monkeypatch):
     plain = outputs_and_gradients("xla", *args)
     have = outputs_and_gradients("triton", *args)
     for h, p, w in zip(have, plain, want, strict=True):
-        assert error(h, w) <= max(2 * error(p, w), 1e-6)
+        assert_rounded_like(h, p, w)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,50 @@
+"""Runs Triton kernels on the CPU, in Triton's interpreter, from inside JAX programs.
+
+Set TRITON_INTERPRET=1 before anything imports triton. The interpreter works on PyTorch tensors and
+is meant for small shapes: it tells what a kernel computes, not how fast. Programs run one after the
+other in launch order. Outputs start as NaN (or a large number), so what a kernel forgets shows.
+"""
+
+import jax
+import numpy as np
+import torch
+
+from ratjax_kernels.triton_call import Launch
+
+_UNWRITTEN = 0x7B
+
+
+def interpret(launch: Launch, inputs):
+    """The outputs of `launch` on `inputs`; may be traced."""
+
+    def run(*arrays):
+        tensors = [_tensor(np.array(a)) for a in arrays]  # copies: kernels may write in place
+        by_output = {out: tensors[i] for i, out in launch.aliases.items()}
+        results = [
+            by_output[i] if i in by_output else _fresh(spec, i in launch.zeroed)
+            for i, spec in enumerate(launch.outputs)
+        ]
+        launch.kernel[launch.grid](*tensors, *results, **launch.constants)
+        return tuple(_array(r, spec.dtype) for r, spec in zip(results, launch.outputs, strict=True))
+
+    return tuple(jax.pure_callback(run, launch.outputs, *inputs, vmap_method="sequential"))
+
+
+def _fresh(spec, zeroed):
+    if zeroed:
+        return _tensor(np.zeros(spec.shape, spec.dtype))
+    if np.issubdtype(spec.dtype, np.integer):
+        return _tensor(np.full(spec.shape, _UNWRITTEN, spec.dtype))
+    return _tensor(np.full(spec.shape, np.nan, spec.dtype))
+
+
+def _tensor(array):
+    if array.dtype == jax.numpy.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor, dtype):
+    if dtype == jax.numpy.bfloat16:
+        return tensor.view(torch.int16).numpy().view(dtype)
+    return tensor.numpy()
