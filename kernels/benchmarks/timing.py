@@ -1,5 +1,6 @@
 """Timing on a GPU, the ceilings to compare with, and the form of a results file."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -30,14 +31,70 @@ def milliseconds(function, *args, calls: int = 20, repeats: int = 9) -> float:
     return 1e3 * statistics.median(times)
 
 
+def chained_milliseconds(step, carry, *args, steps: int = 50, repeats: int = 9) -> float:
+    """The median over `repeats` of the mean time of a step among `steps` in one program.
+
+    For operations so short that the host could not queue them fast enough, and for those that
+    update a cache in place: `carry = step(carry, *args)`.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def many(carry, *args):
+        return jax.lax.fori_loop(0, steps, lambda _, carry: step(carry, *args), carry)
+
+    carry = jax.block_until_ready(many(carry, *args))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        carry = jax.block_until_ready(many(carry, *args))
+        times.append((time.perf_counter() - start) / steps)
+    return 1e3 * statistics.median(times)
+
+
+def torch_milliseconds(function, calls: int = 20, repeats: int = 9) -> float:
+    """`milliseconds` for a function of PyTorch, by CUDA events."""
+    import torch
+
+    function()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            function()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / calls)
+    return statistics.median(times)
+
+
 def copy_bandwidth() -> float:
     """Bytes a second, read plus written, of a copy of 1 GiB that adds one."""
     x = jax.random.normal(jax.random.key(0), (2**29,), jnp.bfloat16)
     return 2 * x.nbytes / (1e-3 * milliseconds(jax.jit(lambda x: x + jnp.bfloat16(1)), x))
 
 
-def row(op, case, shape, ms, floor_ms, peer, peer_ms) -> dict:
-    """One result; `speedup` is over the peer."""
+def read_bandwidth() -> float:
+    """Bytes a second of the sum of 2 GiB: what a kernel that hardly writes can reach."""
+    x = jax.random.normal(jax.random.key(0), (2**17, 2**13), jnp.bfloat16)
+    add = jax.jit(lambda x: x.astype(jnp.float32).sum(axis=1))
+    return x.nbytes / (1e-3 * milliseconds(add, x))
+
+
+def matmul_flops() -> float:
+    """Floating-point operations a second of a bfloat16 product of 8192 x 8192 random matrices."""
+    n = 8192
+    a, b = (jax.random.normal(jax.random.key(i), (n, n), jnp.bfloat16) for i in range(2))
+    return 2 * n**3 / (1e-3 * milliseconds(jax.jit(jnp.matmul), a, b))
+
+
+def cudnn_attention(q, k, v):
+    """Dense causal attention by cuDNN: what prefill and training would use instead."""
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+
+
+def row(op, case, shape, ms, floor_ms, peer, peer_ms, **more) -> dict:
+    """One result; `speedup` is over the peer, `more` what else a reader needs to know."""
     return {
         "op": op,
         "case": case,
@@ -48,6 +105,7 @@ def row(op, case, shape, ms, floor_ms, peer, peer_ms) -> dict:
         "peer": peer,
         "peer_ms": peer_ms,
         "speedup": peer_ms / ms,
+        **more,
     }
 
 
