@@ -8,10 +8,21 @@ other in launch order. Outputs start as NaN (or a large number), so what a kerne
 import jax
 import numpy as np
 import torch
+from triton.runtime import interpreter
 
 from ratjax_kernels.triton_call import Launch
 
 _UNWRITTEN = 0x7B
+_patch_tensor = interpreter._patch_lang_tensor
+
+
+def _with_loop_bounds(tensor, scope):
+    """NumPy 2.4 no longer turns arrays of one element into loop bounds; Triton 3.6 relies on it."""
+    _patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+interpreter._patch_lang_tensor = _with_loop_bounds
 
 
 def interpret(launch: Launch, inputs):
