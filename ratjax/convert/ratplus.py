@@ -86,7 +86,8 @@ def _torch() -> ModuleType:
         import torch
     except ImportError:
         raise InputError(
-            "released RAT+ files are PyTorch's: install torch, as with pip install 'ratjax[parity]'"
+            "released RAT+ files are PyTorch's: install torch, or the extra that has it, "
+            "pip install -e '.[parity]'"
         ) from None
     return torch
 
