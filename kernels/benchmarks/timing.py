@@ -51,6 +51,19 @@ def chained_milliseconds(step, carry, *args, steps: int = 50, repeats: int = 9) 
     return 1e3 * statistics.median(times)
 
 
+def advancing_milliseconds(step, carry, calls: int, repeats: int = 5) -> float:
+    """`milliseconds` of `carry = step(carry)`, where `step` may donate what it is given."""
+    carry = jax.block_until_ready(step(carry))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            carry = step(carry)
+        jax.block_until_ready(carry)
+        times.append((time.perf_counter() - start) / calls)
+    return 1e3 * statistics.median(times)
+
+
 def torch_milliseconds(function, calls: int = 20, repeats: int = 9) -> float:
     """`milliseconds` for a function of PyTorch, by CUDA events."""
     import torch
@@ -111,10 +124,10 @@ def row(op, case, shape, ms, floor_ms, peer, peer_ms, **more) -> dict:
 
 def finish(rows: list[dict], ceilings: dict, target: str) -> None:
     """Prints the rows as a table and writes them, with device and versions, to `target`."""
-    print(f"{'op':24}{'case':12}{'ms':>9}{'floor':>9}{'of floor':>10}{'peer ms':>10}{'speedup':>9}")
+    print(f"{'op':24}{'case':26}{'ms':>9}{'floor':>9}{'of floor':>10}{'peer ms':>10}{'speedup':>9}")
     for r in rows:
         print(
-            f"{r['op']:24}{r['case']:12}{r['ms']:9.3f}{r['floor_ms']:9.3f}"
+            f"{r['op']:24}{r['case']:26}{r['ms']:9.3f}{r['floor_ms']:9.3f}"
             f"{r['fraction_of_floor']:10.2f}{r['peer_ms']:10.3f}{r['speedup']:9.2f}  ({r['peer']})"
         )
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -7,6 +7,7 @@ shape is outside the kernel's limits) the next best is, with one log line. A nam
 never replaced by another: it runs or raises.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -20,7 +21,29 @@ NAMES = ("reference", "xla", "pallas_tpu", "triton")
 _PREFERENCE = {"gpu": ("triton", "xla"), "tpu": ("pallas_tpu", "xla")}
 _ANYWHERE = ("xla",)
 
+_preferred: str | None = None
+
 _log = logging.getLogger("ratjax_kernels")
+
+
+@contextlib.contextmanager
+def prefer(name: str):
+    """Within it `implementation=None` means `name`, for operations that have it and can use it.
+
+    For comparisons and for ruling out a kernel when something looks wrong. A program that was
+    compiled before keeps what it was compiled with: call `jax.clear_caches()` in between.
+
+    Raises:
+      ValueError: no operation has an implementation of this name.
+    """
+    global _preferred
+    if name not in NAMES:
+        raise ValueError(f"prefer: {name!r} is none of {', '.join(map(repr, NAMES))}")
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 class Operation:
@@ -54,7 +77,8 @@ class Operation:
                 raise ValueError(f"{self.name}: implementation={implementation!r} {problem}")
             return function(*args, **kwargs)
         platform = jax.default_backend()
-        for name in _PREFERENCE.get(platform, _ANYWHERE):
+        preferred = (_preferred,) if _preferred else ()
+        for name in (*preferred, *_PREFERENCE.get(platform, _ANYWHERE)):
             if name not in self._names:
                 continue
             function, problem = self._resolve(name, args, kwargs)
