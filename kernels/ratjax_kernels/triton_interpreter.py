@@ -6,8 +6,10 @@ other in launch order. Outputs start as NaN (or a large number), so what a kerne
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
+import triton.language as tl
 from triton.runtime import interpreter
 
 from ratjax_kernels.triton_call import Launch
@@ -23,6 +25,32 @@ def _with_loop_bounds(tensor, scope):
 
 
 interpreter._patch_lang_tensor = _with_loop_bounds
+
+# The interpreter keeps bfloat16 as its bits: it truncates where a GPU rounds to nearest, and it
+# multiplies the bits themselves.
+_Builder, _Handle, _BFLOAT16 = interpreter.InterpreterBuilder, interpreter.TensorHandle, tl.bfloat16
+_cast, _dot = _Builder.cast_impl, _Builder.create_dot
+
+
+def _widened(x):
+    if x.dtype.scalar != _BFLOAT16:
+        return x
+    return _Handle(x.data.view(jnp.bfloat16).astype(np.float32), tl.float32)
+
+
+def _cast_rounding(self, x, dtype):
+    if dtype.scalar == _BFLOAT16 and x.dtype.scalar == tl.float32:
+        return _Handle(x.data.astype(jnp.bfloat16).view(np.uint16), _BFLOAT16)
+    if dtype.scalar == tl.float32:
+        x = _widened(x)
+    return _cast(self, x, dtype)
+
+
+def _dot_of_values(self, a, b, *rest):
+    return _dot(self, _widened(a), _widened(b), *rest)
+
+
+_Builder.cast_impl, _Builder.create_dot = _cast_rounding, _dot_of_values
 
 
 def interpret(launch: Launch, inputs):
