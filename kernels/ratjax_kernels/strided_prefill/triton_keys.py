@@ -165,7 +165,9 @@ def keys_kernel(
                 delta = tl.load(delta_ptr + row + i, mask=i < LENGTH, other=0.0)
                 seen = in_sight(i[None, :], j[:, None], DILATION, LOCAL, INITIAL)
                 seen = seen & ((i < LENGTH) & (i < first + ROWS + LOCAL))[None, :]
-                dk, dv = _absorb(k, v, q, d_out, lse, delta, seen, True, dk, dv, LOG2_SCALE, PRECISION)
+                dk, dv = _absorb(
+                    k, v, q, d_out, lse, delta, seen, True, dk, dv, LOG2_SCALE, PRECISION
+                )
 
     if FAR > 0:
         if DILATION > 0:
