@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32
 
 from ratjax.shapes import Keys, Lengths, Values
+from ratjax_kernels import append
 
 
 def pad_slots(x: Array, slots: int, axis: int = 1) -> Array:
@@ -27,11 +28,16 @@ class KVCache:
     """Keys and values in order of arrival; the first `lengths` slots of a row are valid.
 
     A slot is not a position: after SnapKV the slots hold what was kept.
+
+    Attributes:
+      at: in the view of one layer of a stack, which one: k, v and what else is large are still
+        those of all layers, everything small is this layer's. None elsewhere.
     """
 
     k: Float[Array, "*layers B S G D"]
     v: Float[Array, "*layers B S G D"]
-    lengths: Int32[Array, "*layers B"]
+    lengths: Int32[Array, "*any B"]
+    at: Int[Array, ""] | None = dataclasses.field(default=None, kw_only=True)
 
     @classmethod
     def create(cls, k: Keys, v: Values, lengths: Lengths, new_tokens: int) -> "KVCache":
@@ -41,20 +47,14 @@ class KVCache:
 
     def layer(self, index: Int[Array, ""]) -> "KVCache":
         """The view of one layer of a stacked cache."""
-        return jax.tree.map(lambda a: a[index], self)
+        return dataclasses.replace(self, lengths=self.lengths[index], at=index)
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
     ) -> "KVCache":
         """Writes one token a row into `layer` of a stacked cache; a full row drops it."""
-        slots = self.lengths[layer]
-        rows = jnp.arange(slots.shape[0])
-        return dataclasses.replace(
-            self,
-            k=self.k.at[layer, rows, slots].set(k[:, 0], mode="drop"),
-            v=self.v.at[layer, rows, slots].set(v[:, 0], mode="drop"),
-            lengths=self.lengths.at[layer].add(1),
-        )
+        k, v = append(self.k, self.v, self.lengths[layer], k, v, layer=layer)
+        return dataclasses.replace(self, k=k, v=v, lengths=self.lengths.at[layer].add(1))
 
 
 @jax.tree_util.register_dataclass
@@ -68,15 +68,13 @@ class PagedCache(KVCache):
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
-    ) -> "KVCache":
-        pages = self.lengths[layer] // self.page_size
-        rows = jnp.arange(pages.shape[0])
-        grown = super().append(layer, k, v)
-        return dataclasses.replace(
-            grown,
-            k_min=self.k_min.at[layer, rows, pages].min(k[:, 0], mode="drop"),
-            k_max=self.k_max.at[layer, rows, pages].max(k[:, 0], mode="drop"),
+    ) -> "PagedCache":
+        bounds = (self.k_min, self.k_max)
+        k, v, k_min, k_max = append(
+            self.k, self.v, self.lengths[layer], k, v, bounds, self.page_size, layer=layer
         )
+        lengths = self.lengths.at[layer].add(1)
+        return dataclasses.replace(self, k=k, v=v, k_min=k_min, k_max=k_max, lengths=lengths)
 
 
 @jax.tree_util.register_dataclass
@@ -91,13 +89,17 @@ class DilatedCache:
 
     k: Float[Array, "*layers B S G D"]
     v: Float[Array, "*layers B S G D"]
-    positions: Int32[Array, "*layers B S"]
-    lengths: Int32[Array, "*layers B"]
+    positions: Int32[Array, "*any B S"]
+    lengths: Int32[Array, "*any B"]
     dilation: int = dataclasses.field(metadata={"static": True})
     initial: int = dataclasses.field(metadata={"static": True})
     ring: int = dataclasses.field(metadata={"static": True})
+    at: Int[Array, ""] | None = dataclasses.field(default=None, kw_only=True)
 
-    layer = KVCache.layer
+    def layer(self, index: Int[Array, ""]) -> "DilatedCache":
+        """The view of one layer of a stacked cache; see `KVCache.at`."""
+        positions, lengths = self.positions[index], self.lengths[index]
+        return dataclasses.replace(self, positions=positions, lengths=lengths, at=index)
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]

@@ -60,4 +60,5 @@ class Dense(Pattern):
         self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         visible = cache.lengths.astype(jnp.float32)
-        return dense_decode(q, cache.k, cache.v, cache.lengths), Reads(visible, visible)
+        out = dense_decode(q, cache.k, cache.v, cache.lengths, layer=cache.at)
+        return out, Reads(visible, visible)

@@ -16,7 +16,7 @@ from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import DilatedCache
 from ratjax.sparsity.dense import full_lengths
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
-from ratjax_kernels import strided_prefill
+from ratjax_kernels import dense_decode, strided_prefill
 
 
 def visible(
@@ -153,5 +153,6 @@ class Dilated(Pattern):
         read &= ~(in_initial & strided)
         read &= ~(in_ring & (strided | (held < self.initial)))
         read &= ~in_ring | (position - held <= self.local)
-        out = jax.nn.dot_product_attention(q, cache.k, cache.v, mask=read[:, None, None])
+        filled = jnp.full(read.shape[:1], slots, jnp.int32)
+        out = dense_decode(q, cache.k, cache.v, filled, mask=read, layer=cache.at)
         return out, Reads(read.sum(-1).astype(jnp.float32), cache.lengths.astype(jnp.float32))

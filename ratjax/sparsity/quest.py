@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from ratjax.errors import check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
@@ -22,40 +22,12 @@ from ratjax.sparsity.selection import (
     as_mask,
     check_forced,
     check_selection,
-    choose,
     fold_in,
     random_scores,
     share_over_group,
 )
-from ratjax_kernels import page_bounds, page_scores, paged_decode
-
-
-def select(
-    scores: Float32[Array, "B H P"],
-    lengths: Lengths,
-    *,
-    page_size: int,
-    pages: int,
-    force_first: bool = True,
-    force_current: bool = True,
-) -> Int32[Array, "B H K"]:
-    """The pages each query head reads, given their scores.
-
-    Args:
-      scores: upper bounds q.k of each page (`ratjax_kernels.page_scores`).
-      lengths: valid tokens; the current page is the one that holds the last of them.
-      page_size: tokens a page.
-      pages: K, the pages to keep, forced ones included.
-      force_first: always keep page 0.
-      force_current: always keep the current page.
-
-    Returns:
-      Page indices in ascending order, -1 where the context has fewer pages than K.
-    """
-    page = jnp.arange(scores.shape[-1])
-    current = ((lengths - 1) // page_size)[:, None, None]
-    forced = ((page == 0) & force_first) | ((page == current) & force_current)
-    return choose(scores, page <= current, forced, pages)
+from ratjax_kernels import page_bounds, page_scores, paged_decode, quest_decode
+from ratjax_kernels.selection import select_pages
 
 
 @partial(jax.jit, static_argnames=("page_size", "pages", "force_first", "force_current"))
@@ -91,9 +63,8 @@ def decode(
     """
     pattern = Quest(page_size, pages, force_first, force_current)
     k_min, k_max = page_bounds(k, lengths, page_size)
-    cache = PagedCache(k, v, lengths, k_min, k_max, page_size)
-    ids = pattern.select(q, cache)
-    return paged_decode(q, k, v, lengths, ids, page_size), as_mask(ids, k_min.shape[1])
+    out, ids = pattern.read(q, PagedCache(k, v, lengths, k_min, k_max, page_size))
+    return out, as_mask(ids, k_min.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +112,15 @@ class Quest(Dense):
         cache: PagedCache,
         keys: PromptKeys | None = None,
     ) -> Int32[Array, "B H K"]:
-        """The pages this step reads; see `select`."""
-        kv_heads = cache.k_min.shape[-2]
+        """The pages this step reads; see `ratjax_kernels.selection.select_pages`."""
+        pages, kv_heads = cache.k_min.shape[-3:-1]
         if self.selector == "random":
-            shape = (q.shape[2], cache.k_min.shape[1])
-            scores = random_scores(fold_in(keys, cache.lengths), shape)
+            scores = random_scores(fold_in(keys, cache.lengths), (q.shape[2], pages))
         else:
-            scores = page_scores(q, cache.k_min, cache.k_max)
+            scores = page_scores(q, cache.k_min, cache.k_max, layer=cache.at)
         if self.per == "kv_head":
             scores = share_over_group(scores, kv_heads)
-        return select(
+        return select_pages(
             scores,
             cache.lengths,
             page_size=self.page_size,
@@ -159,11 +129,31 @@ class Quest(Dense):
             force_current=self.force_current,
         )
 
+    def read(
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: PagedCache,
+        keys: PromptKeys | None = None,
+    ) -> tuple[Float[Array, "B 1 H D"], Int32[Array, "B H K"]]:
+        """Attention's output and the pages it read."""
+        if self.selector == "original" and self.per == "query_head":
+            return quest_decode(
+                q, cache.k, cache.v, cache.lengths, cache.k_min, cache.k_max,
+                self.page_size, self.pages, self.force_first, self.force_current, layer=cache.at,
+            )  # fmt: skip
+        ids = self.select(q, cache, keys)
+        # A group that selects together has one list, and each of its pages is read once.
+        group = q.shape[2] // cache.k.shape[-2] if self.per == "kv_head" else 1
+        listed = ids[:, ::group]
+        out = paged_decode(
+            q, cache.k, cache.v, cache.lengths, listed, self.page_size, layer=cache.at
+        )
+        return out, ids
+
     def decode(
         self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
-        ids = self.select(q, cache, keys)
-        out = paged_decode(q, cache.k, cache.v, cache.lengths, ids, self.page_size)
+        out, ids = self.read(q, cache, keys)
         lengths = cache.lengths[:, None, None]
         tokens = jnp.clip(lengths - ids * self.page_size, 0, self.page_size)
         read = jnp.where(ids < 0, 0, tokens).sum(-1).mean(-1, dtype=jnp.float32)

@@ -2,7 +2,7 @@
 
 Quest, MoBA and SnapKV differ in what a candidate is and how it is scored; forcing, ties,
 short contexts and the random selector are the same here, so that no difference between
-methods, or between backbones, can come from them.
+methods, or between backbones, can come from them. `choose` says which candidates are best.
 """
 
 import jax
@@ -11,35 +11,9 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from ratjax.errors import ConfigError, check_choice
 from ratjax.shapes import PromptKeys
+from ratjax_kernels.selection import choose
 
 SELECTORS = ("original", "random")
-
-
-def choose(
-    scores: Float[Array, "*rows N"],
-    candidates: Bool[Array, "*#rows N"],
-    forced: Bool[Array, "*#rows N"],
-    count: int,
-) -> Int32[Array, "*rows count"]:
-    """The `count` best candidates of each row.
-
-    Forced ones come first, then higher scores, then lower indices. Rows with fewer
-    candidates than `count` keep them all. Forcing only chooses among candidates.
-
-    Returns:
-      Indices in ascending order, then -1 where there were too few.
-    """
-    n = scores.shape[-1]
-    # Infinities mark what is forced and what is no candidate; a score that is itself infinite
-    # must do neither. `top_k` puts the lower index first among equals.
-    largest = jnp.finfo(jnp.float32).max
-    scores = jnp.clip(scores.astype(jnp.float32), -largest, largest)
-    scores = jnp.where(candidates, jnp.where(forced, jnp.inf, scores), -jnp.inf)
-    found, index = jax.lax.top_k(scores, min(count, n))
-    kept = jnp.sort(jnp.where(found > -jnp.inf, index, n), axis=-1)
-    kept = jnp.where(kept < n, kept, -1)
-    widths = [(0, 0)] * (kept.ndim - 1) + [(0, max(count - n, 0))]
-    return jnp.pad(kept, widths, constant_values=-1)
 
 
 def as_mask(indices: Int32[Array, "*rows count"], n: int) -> Bool[Array, "*rows {n}"]:
@@ -87,3 +61,15 @@ def check_forced(name: str, field: str, count: int, forced: int) -> None:
             count,
             f"keeps fewer than the {forced} that are always kept; raise it or force fewer",
         )
+
+
+__all__ = [
+    "SELECTORS",
+    "as_mask",
+    "check_forced",
+    "check_selection",
+    "choose",
+    "fold_in",
+    "random_scores",
+    "share_over_group",
+]

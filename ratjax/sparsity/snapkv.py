@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from ratjax.errors import ConfigError, check_choice, check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
@@ -173,4 +173,7 @@ class SnapKV(Dense):
 class SnapKVCache(KVCache):
     """What was kept; `discarded` counts the prompt's tokens that were not."""
 
-    discarded: Int32[Array, "*layers B"]
+    discarded: Int32[Array, "*any B"]
+
+    def layer(self, index: Int[Array, ""]) -> "SnapKVCache":
+        return dataclasses.replace(super().layer(index), discarded=self.discarded[index])

@@ -3,11 +3,15 @@
 import jax.numpy as jnp
 from jax import lax
 
+from ratjax_kernels.layers import at_layer
 
-def dense_decode(q, k, v, lengths):
+
+def dense_decode(q, k, v, lengths, mask, layer):
     """See `ratjax_kernels.dense_decode.api`."""
+    k, v = at_layer(layer, k, v)
     group = q.shape[2] // k.shape[2]
     filled = jnp.arange(k.shape[1]) < lengths[:, None]
+    filled = filled if mask is None else filled & mask
     k, v = (
         jnp.repeat(jnp.where(filled[:, :, None, None], x, 0).astype(jnp.float32), group, axis=2)
         for x in (k, v)

@@ -3,6 +3,9 @@
 import jax.numpy as jnp
 from jax import lax
 
+from ratjax_kernels.layers import at_layer
+from ratjax_kernels.selection import select_pages
+
 
 def page_bounds(k, lengths, page_size):
     """See `ratjax_kernels.paged_decode.api`."""
@@ -16,8 +19,9 @@ def page_bounds(k, lengths, page_size):
     return jnp.stack(k_min, axis=1), jnp.stack(k_max, axis=1)
 
 
-def page_scores(q, k_min, k_max):
+def page_scores(q, k_min, k_max, layer):
     """See `ratjax_kernels.paged_decode.api`."""
+    k_min, k_max = at_layer(layer, k_min, k_max)
     group = q.shape[2] // k_min.shape[2]
     low, high = (jnp.repeat(x.astype(jnp.float32), group, axis=2) for x in (k_min, k_max))
     empty = (low > high).any(axis=-1)
@@ -27,8 +31,9 @@ def page_scores(q, k_min, k_max):
     return jnp.where(empty, -jnp.inf, scores).swapaxes(1, 2)
 
 
-def paged_decode(q, k, v, lengths, page_ids, page_size):
+def paged_decode(q, k, v, lengths, page_ids, page_size, layer):
     """See `ratjax_kernels.paged_decode.api`."""
+    k, v = at_layer(layer, k, v)
     heads, length = q.shape[2], k.shape[1]
     group = heads // k.shape[2]
     if page_ids.shape[1] != heads:
@@ -47,3 +52,15 @@ def paged_decode(q, k, v, lengths, page_ids, page_size):
     weights = weights / jnp.where(total == 0, 1.0, total)
     out = jnp.einsum("bhs,bhsd->bhd", weights, v, precision=exact)
     return out[:, None].astype(q.dtype)
+
+
+def quest_decode(
+    q, k, v, lengths, k_min, k_max, page_size, pages, force_first, force_current, layer
+):
+    """See `ratjax_kernels.paged_decode.api`."""
+    scores = page_scores(q, k_min, k_max, layer)
+    ids = select_pages(
+        scores, lengths, page_size=page_size, pages=pages,
+        force_first=force_first, force_current=force_current,
+    )  # fmt: skip
+    return paged_decode(q, k, v, lengths, ids, page_size, layer), ids

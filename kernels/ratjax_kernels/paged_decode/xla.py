@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 from jax import lax
 
+from ratjax_kernels.layers import at_layer
 from ratjax_kernels.masked_attention import group_heads, masked_softmax, scores_of, weigh
+from ratjax_kernels.selection import select_pages
 
 
 def page_bounds(k, lengths, page_size):
@@ -18,12 +20,13 @@ def page_bounds(k, lengths, page_size):
     return jnp.where(filled, k, inf).min(axis=2), jnp.where(filled, k, -inf).max(axis=2)
 
 
-def page_scores(q, k_min, k_max):
+def page_scores(q, k_min, k_max, layer):
     """See `ratjax_kernels.paged_decode.api`.
 
     Where q is positive its product with the greatest key is the larger one, elsewhere that with the
     least: so the sum of maxima is two plain contractions, of q's positive and negative parts.
     """
+    k_min, k_max = at_layer(layer, k_min, k_max)
     empty = k_min[..., :1] > k_max[..., :1]
     k_min, k_max = (jnp.where(empty, 0, x) for x in (k_min, k_max))
     q = group_heads(q, k_min.shape[2])[:, 0]
@@ -42,8 +45,9 @@ def page_scores(q, k_min, k_max):
     return scores.reshape(batch, kv_heads * group, pages)
 
 
-def paged_decode(q, k, v, lengths, page_ids, page_size):
+def paged_decode(q, k, v, lengths, page_ids, page_size, layer):
     """See `ratjax_kernels.paged_decode.api`."""
+    k, v = at_layer(layer, k, v)
     batch, length, kv_heads, _ = k.shape
     # One list a query head is [B, G, R, K]; one a key/value head is [B, G, 1, K] and read once.
     page_ids = page_ids.reshape(batch, kv_heads, -1, page_ids.shape[2])
@@ -64,3 +68,15 @@ def paged_decode(q, k, v, lengths, page_ids, page_size):
         scores = scores_of("bgrd,bgsd->bgrs", grouped, k[:, :, 0])
         out = weigh("bgrs,bgsd->bgrd", masked_softmax(scores, usable), v[:, :, 0])
     return out.reshape(q.shape).astype(q.dtype)
+
+
+def quest_decode(
+    q, k, v, lengths, k_min, k_max, page_size, pages, force_first, force_current, layer
+):
+    """See `ratjax_kernels.paged_decode.api`."""
+    scores = page_scores(q, k_min, k_max, layer)
+    ids = select_pages(
+        scores, lengths, page_size=page_size, pages=pages,
+        force_first=force_first, force_current=force_current,
+    )  # fmt: skip
+    return paged_decode(q, k, v, lengths, ids, page_size, layer), ids

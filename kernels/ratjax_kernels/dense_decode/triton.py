@@ -1,0 +1,110 @@
+"""`dense_decode` through the Triton kernels of `ratjax_kernels.dense_decode.triton_kernels`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ratjax_kernels.dense_decode import triton_kernels
+from ratjax_kernels.layers import as_stack, merge_layers
+from ratjax_kernels.triton_call import device_problem, launch
+
+# Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
+VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 1}
+MATRIX = {"N": 64, "num_warps": 4, "PIPELINE": 3}
+# Splits are at least this long, and no more of them than one program can put together at once.
+_LEAST_CHUNK, _MOST_SPLITS = 512, 64
+# Programs a multiprocessor: several waves, so that the last one is short beside the rest.
+_WAVES = 16
+
+
+def multiprocessors() -> int:
+    """Of the default device; those of an H100 where there is none."""
+    return getattr(jax.devices()[0], "core_count", None) or 132
+
+
+def power_of_two(n: int, least: int = 1) -> int:
+    """The smallest power of two that is at least `n` and `least`."""
+    return max(1 << (n - 1).bit_length(), least)
+
+
+def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
+    """Slots of a split: enough splits to fill the device, none too short to pay for itself."""
+    wanted = math.ceil(_WAVES * multiprocessors() / rows)
+    chunk = max(slots // max(wanted, 1), _LEAST_CHUNK, math.ceil(slots / _MOST_SPLITS))
+    return min(math.ceil(chunk / tile), math.ceil(slots / tile)) * tile
+
+
+def precision(dtype) -> str:
+    """`input_precision` of a product: float32 stays float32."""
+    return "ieee" if dtype == jnp.float32 else "tf32"
+
+
+def limits_of_dense_decode(q, k, v, lengths, mask, layer):
+    """See `ratjax_kernels.dispatch.Operation`."""
+    return device_problem(q, k, v)
+
+
+def dense_decode(q, k, v, lengths, mask, layer):
+    """See `ratjax_kernels.dense_decode.api`."""
+    layer, k, v = as_stack(layer, k, v)
+    if mask is None:
+        return _plain(layer, k, v, q, lengths)
+    return _masked(layer, k, v, q, lengths, mask.astype(jnp.int8))
+
+
+@merge_layers(stacked=2)
+def _plain(layer, k, v, q, lengths):
+    return _launch(layer, k, v, q, lengths, None)
+
+
+@merge_layers(stacked=2)
+def _masked(layer, k, v, q, lengths, mask):
+    return _launch(layer, k, v, q, lengths, mask)
+
+
+def _launch(layer, k, v, q, lengths, mask):
+    batch, slots, kv_heads, channels = k.shape[1:]
+    heads = q.shape[2]
+    group = heads // kv_heads
+    tuned = dict(VECTOR if group == 1 else MATRIX)
+    chunk = chunk_of_slots(batch * kv_heads, slots, tuned["N"])
+    splits = math.ceil(slots / chunk)
+    constants = {
+        "BATCH": batch,
+        "SLOTS": slots,
+        "HEADS": heads,
+        "R": group,
+        "D": channels,
+        "DP": power_of_two(channels, 16),
+        "SCALE": channels**-0.5 * math.log2(math.e),
+        "MASKED": mask is not None,
+        "CHUNK": chunk,
+        "SPLITS": splits,
+        "SP": power_of_two(splits),
+        **tuned,
+    }
+    kernel = triton_kernels.vector_kernel
+    if group > 1:
+        kernel = triton_kernels.matrix_kernel
+        constants |= {"RP": power_of_two(group, 16), "PRECISION": precision(k.dtype)}
+    rows = batch * kv_heads
+    return launch(
+        kernel,
+        (q, k, v, lengths, layer, lengths if mask is None else mask),
+        (jax.ShapeDtypeStruct(q.shape, q.dtype), *scratch(batch * heads, rows, splits, channels)),
+        grid=(rows * splits,),
+        zeroed=(3,) if splits > 1 else (),
+        **constants,
+    )[0]
+
+
+def scratch(heads: int, rows: int, splits: int, channels: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What the splits leave for each other: averages, (maximum, sum), and the counter."""
+    if splits == 1:
+        heads = rows = channels = 1
+    return (
+        jax.ShapeDtypeStruct((heads, splits, channels), jnp.float32),
+        jax.ShapeDtypeStruct((heads, splits, 2), jnp.float32),
+        jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
