@@ -1,8 +1,8 @@
-"""MoBA's two pieces: the mean key of each block, and attention over listed blocks.
+"""MoBA's three pieces: the mean key of each block, choosing by it, attention over listed blocks.
 
 Block p holds the positions p * block_size .. (p + 1) * block_size - 1. See "MoBA: Mixture of Block
-Attention for Long-Context LLMs" (arXiv 2502.13189), section 2.2; choosing the blocks is left to the
-caller.
+Attention for Long-Context LLMs" (arXiv 2502.13189), section 2.2. Attention reads any list, whoever
+chose it.
 """
 
 from jaxtyping import Array, Float, Float32, Int32
@@ -11,7 +11,12 @@ from ratjax_kernels.checks import check_at_least, check_heads, check_shape
 from ratjax_kernels.dispatch import Operation
 
 _block_means = Operation("block_means", "ratjax_kernels.block_prefill")
-_block_prefill = Operation("block_prefill", "ratjax_kernels.block_prefill")
+_block_select = Operation(
+    "block_select", "ratjax_kernels.block_prefill", ("reference", "xla", "triton")
+)
+_block_prefill = Operation(
+    "block_prefill", "ratjax_kernels.block_prefill", ("reference", "xla", "triton")
+)
 
 
 def block_means(
@@ -35,6 +40,43 @@ def block_means(
     return _block_means(implementation, k, block_size)
 
 
+def block_select(
+    q: Float[Array, "B T H D"],
+    means: Float32[Array, "B P G D"],
+    block_size: int,
+    blocks: int,
+    force_first: bool = True,
+    implementation: str | None = None,
+) -> Int32[Array, "B H T {blocks}"]:
+    """The blocks each query attends to: its own, and those whose mean key it matches best.
+
+    A block is scored, by the float32 product of query and mean, once it lies wholly in the past.
+    Higher scores come first, then lower indices. The selection has no gradient.
+
+    Args:
+      q: [B, T, H, D] queries as attention sees them.
+      means: float32 [B, P, G, D] mean keys, P = ceil(T / block_size); see `block_means`.
+      block_size: positions of a block.
+      blocks: K, how many to list, the own one included.
+      force_first: block 0 is listed for every query.
+      implementation: "reference", "xla", "triton", or None for the best on the default device.
+
+    Returns:
+      int32 [B, H, T, blocks]: ascending, then -1 for queries with fewer blocks.
+
+    Raises:
+      ValueError: shapes that do not agree, fewer blocks than are forced, a block size below 1, or
+        an unknown implementation.
+    """
+    check_at_least("block_select", "block_size", block_size, 1)
+    check_at_least("block_select", "blocks", blocks, 1 + bool(force_first))
+    batch, length, heads, channels = q.shape
+    count = -(-length // block_size)
+    check_shape("block_select", "means", means, (batch, count, None, channels))
+    check_heads("block_select", heads, means.shape[2])
+    return _block_select(implementation, q, means, block_size, blocks, bool(force_first))
+
+
 def block_prefill(
     q: Float[Array, "B T H D"],
     k: Float[Array, "B T G D"],
@@ -46,7 +88,8 @@ def block_prefill(
     """Softmax attention of query i over the keys j <= i in the blocks listed for it.
 
     Nothing is read but the list: the query's own block only if it is listed. Differentiable in `q`,
-    `k` and `v`. Memory is bounded by a chunk of queries at a time, forward and backward.
+    `k` and `v`. "xla" holds the scores of a chunk of queries at a time, forward and backward;
+    "triton" a partial result for each listed block, [B, T, H, K, D] in the dtype of `q`.
 
     Args:
       q: [B, T, H, D] queries.
@@ -54,7 +97,7 @@ def block_prefill(
       v: [B, T, G, D] values; blocks that no query lists have no influence, NaN included.
       block_ids: int32 [B, H, T, K]; -1 lists nothing. A block listed twice counts once.
       block_size: positions of a block; T need not be a multiple of it.
-      implementation: "reference", "xla", or None for the best on the default device.
+      implementation: "reference", "xla", "triton", or None for the best on the default device.
 
     Returns:
       [B, T, H, D] in the dtype of `q`; zeros for a query that sees no key.

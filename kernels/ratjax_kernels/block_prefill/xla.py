@@ -17,6 +17,7 @@ from ratjax_kernels.masked_attention import (
     scores_of,
     weigh,
 )
+from ratjax_kernels.selection import choose
 
 
 def block_means(k, block_size):
@@ -27,6 +28,30 @@ def block_means(k, block_size):
     sums = k.reshape(batch, blocks, block_size, *rest).sum(axis=2)
     starts = jnp.arange(blocks) * block_size
     return sums / jnp.minimum(length - starts, block_size)[:, None, None]
+
+
+def block_select(q, means, block_size, blocks, force_first):
+    """See `ratjax_kernels.block_prefill.api`."""
+    batch, length, heads, _ = q.shape
+    count = means.shape[1]
+    chunk = chunk_of_queries(batch * heads * count, length)
+    chunks = -(-length // chunk)
+    q = jnp.pad(q, [(0, 0), (0, chunks * chunk - length), (0, 0), (0, 0)])
+    block = jnp.arange(count, dtype=jnp.int32)
+
+    def select(index):
+        at = index * chunk + jnp.arange(chunk, dtype=jnp.int32)
+        q_chunk = lax.dynamic_slice_in_dim(q, index * chunk, chunk, axis=1)
+        q_chunk = group_heads(q_chunk.astype(jnp.float32), means.shape[2])
+        scores = jnp.einsum("btgrd,bpgd->bgrtp", q_chunk, means)
+        current = (at // block_size)[:, None]
+        forced = ((block == 0) & force_first) | (block == current)
+        scores = scores.reshape(batch, heads, chunk, count)
+        return choose(scores, block <= current, forced, blocks)
+
+    q, means = lax.stop_gradient((q, means))
+    ids = jnp.moveaxis(map_chunks(select, chunks), 0, 2)  # [B, H, chunks, chunk, K]
+    return ids.reshape(batch, heads, chunks * chunk, blocks)[:, :, :length]
 
 
 def block_prefill(q, k, v, block_ids, block_size):
