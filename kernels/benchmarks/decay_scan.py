@@ -1,12 +1,15 @@
-"""Times the memory's scan, forward and backward, against its bytes and against plain JAX.
+"""Times the memory's scan, forward and backward, against its bytes, PyTorch and plain JAX.
 
 The floor is bytes over the measured copy bandwidth: 10 an element forward (gate, k, v in, two out;
-bfloat16) and 16 backward (gate, k, v and two gradients in, three gradients out).
+bfloat16) and 16 backward (gate, k, v and two gradients in, three gradients out). The peer of the
+forward pass and of both together is PyTorch's compiled associative scan in the released code's
+form; `xla_ms` is plain JAX.
 """
 
 import jax
 import jax.numpy as jnp
 import timing
+import torch_scan
 from absl import app, flags
 
 from ratjax_kernels import decay_scan
@@ -54,15 +57,22 @@ def main(_):
                     train, arrays, state, cotangents, calls=calls
                 ),
             }
-        for op, size in (
-            ("decay_scan_forward", 10),
-            ("decay_scan_backward", 16),
-            ("decay_scan_train", 26),
+        del arrays, state, cotangents, forward, backward, pull, train
+        torch_times = torch_scan.milliseconds(shape)
+        # Bytes of an element, and its multiplications, additions and divisions (the logistic
+        # function counts three).
+        for op, size, work in (
+            ("decay_scan_forward", 10, 9),
+            ("decay_scan_backward", 16, 24),
+            ("decay_scan_train", 26, 33),
         ):
             floor = 1e3 * elements * size / bandwidth
-            rows.append(
-                timing.row(op, case, shape, times["triton"][op], floor, "xla", times["xla"][op])
+            plain = times["xla"][op]
+            peer = (
+                ("torch associative_scan", torch_times[op]) if op in torch_times else ("xla", plain)
             )
+            more = {"xla_ms": plain, "bytes": elements * size, "flops": elements * work}
+            rows.append(timing.row(op, case, shape, times["triton"][op], floor, *peer, **more))
     timing.finish(rows, {"copy_bytes_per_second": bandwidth}, _TARGET.value)
 
 

@@ -42,7 +42,7 @@ def _milliseconds(model, tokens, pattern):
     lengths = np.full(len(tokens), tokens.shape[1])
 
     def evaluate():
-        return model.generate(tokens, lengths, _NEW_TOKENS, pattern).tokens
+        return model.generate(tokens, lengths, _NEW_TOKENS, pattern=pattern)
 
     return timing.milliseconds(evaluate, calls=2, repeats=3)
 

@@ -8,6 +8,9 @@ import statistics
 import subprocess
 import time
 
+# Peers of other libraries need room on the GPU too.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import jax.numpy as jnp
 
@@ -107,7 +110,11 @@ def cudnn_attention(q, k, v):
 
 
 def row(op, case, shape, ms, floor_ms, peer, peer_ms, **more) -> dict:
-    """One result; `speedup` is over the peer, `more` what else a reader needs to know."""
+    """One result; `speedup` is over the peer.
+
+    `more` is what else a reader needs to know; `bytes` and `flops`, the least that the operation
+    moves and computes, put it into the roofline picture.
+    """
     return {
         "op": op,
         "case": case,
