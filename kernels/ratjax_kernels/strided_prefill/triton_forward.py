@@ -1,7 +1,7 @@
 """Forward: one program a tile of queries, an online softmax over far keys, then near ones.
 
-Scores stay unscaled; `LOG2_SCALE` folds 1 / sqrt(D) and log2(e) into the exponent's multiply-add. Tiles
-late in the sequence read the most keys and start first, so that the last programs are short ones.
+Scores stay unscaled; `LOG2_SCALE` folds 1 / sqrt(D) and log2(e) into the exponent's multiply-add.
+Tiles late in the sequence read the most keys and start first, so that the last programs are short.
 """
 
 from typing import no_type_check
@@ -64,8 +64,8 @@ def forward_kernel(
     known = i < LENGTH
     q = load_rows(q_ptr + q_base, i, q_stride, known, True, CHANNELS, PADDED)
     if OWN:
-        k = load_rows(k_ptr, i, kv_stride, known, True, CHANNELS, PADDED)
-        top = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * LOG2_SCALE
+        own = load_rows(k_ptr, i, kv_stride, known, True, CHANNELS, PADDED)
+        top = tl.sum(q.to(tl.float32) * own.to(tl.float32), 1) * LOG2_SCALE
         total = tl.full((ROWS,), 1.0, tl.float32)
         acc = load_rows(v_ptr, i, kv_stride, known, True, CHANNELS, PADDED).to(tl.float32)
         near = first

@@ -1,10 +1,10 @@
 """Backward, gradients of keys and values: far queries first, near ones and the sum after.
 
-Few far keys each meet nearly all queries, so `far_keys_kernel` cuts the queries into `SPLITS` equal
-stretches and keeps a partial sum for each stretch and query head, in float32. `keys_kernel` walks all
-keys, meets each with its near queries, adds the partial sums of its group's heads in a fixed order and
-writes. Near, for a key, are the queries up to `LOCAL` after the end of its tile of `ROWS` keys
-(`OWN`: its own query alone); `first_far` says where the others start.
+Few far keys each meet nearly all queries, so `far_keys_kernel` cuts the queries into `SPLITS`
+equal stretches and keeps a partial sum for each stretch and query head, in float32. `keys_kernel`
+walks all keys, meets each with its near queries, adds the partial sums of its group's heads in a
+fixed order and writes. Near, for a key, are the queries up to `LOCAL` after the end of its tile of
+`ROWS` keys (`OWN`: its own query alone); `_first_far` says where the others start.
 """
 
 from typing import no_type_check

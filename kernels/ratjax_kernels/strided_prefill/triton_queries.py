@@ -60,11 +60,11 @@ def queries_kernel(
     lse = tl.load(lse_ptr + of_row, mask=known, other=0.0)
     delta = tl.load(delta_ptr + of_row, mask=known, other=0.0)
     if OWN:
-        k = load_rows(k_ptr, i, kv_stride, known, True, CHANNELS, PADDED).to(tl.float32)
-        v = load_rows(v_ptr, i, kv_stride, known, True, CHANNELS, PADDED).to(tl.float32)
-        weight = tl.exp2(tl.sum(q.to(tl.float32) * k, 1) * LOG2_SCALE - lse)
-        d_score = weight * (tl.sum(d_out.to(tl.float32) * v, 1) - delta)
-        acc = d_score[:, None] * k
+        own_k = load_rows(k_ptr, i, kv_stride, known, True, CHANNELS, PADDED).to(tl.float32)
+        own_v = load_rows(v_ptr, i, kv_stride, known, True, CHANNELS, PADDED).to(tl.float32)
+        weight = tl.exp2(tl.sum(q.to(tl.float32) * own_k, 1) * LOG2_SCALE - lse)
+        d_score = weight * (tl.sum(d_out.to(tl.float32) * own_v, 1) - delta)
+        acc = d_score[:, None] * own_k
         near = first
         bound = i
         last = tl.minimum(first + ROWS, LENGTH) - 1

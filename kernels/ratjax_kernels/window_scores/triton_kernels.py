@@ -132,6 +132,14 @@ def merge_kernel(
 
 @triton.jit
 @no_type_check
+def _sum_up(k, q, lse, at, reach, LOG2_SCALE: tl.constexpr, PRECISION: tl.constexpr):
+    scores = tl.dot(k, q, input_precision=PRECISION) * LOG2_SCALE - lse[None, :]
+    scores = tl.where(at[:, None] <= reach[None, :], scores, float("-inf"))
+    return tl.sum(tl.exp2(scores), 1)
+
+
+@triton.jit
+@no_type_check
 def votes_kernel(
     q_ptr, k_ptr, lengths_ptr, lse_ptr, votes_ptr,
     SLOTS: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
@@ -156,32 +164,34 @@ def votes_kernel(
     column = tl.arange(0, COLS)
 
     if BLOCKS == 1:
-        q, counts = _load_queries(
+        every_q, counts = _load_queries(
             q_ptr, batch, kv_head, column, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
         )
-        lse = tl.load(lse_ptr + column)
-        q = tl.trans(q)
+        every_lse = tl.load(lse_ptr + column)
+        every_q = tl.trans(every_q)
+        reach = tl.where(counts, length - WINDOW + column % WINDOW, -1)
         for start in range(begin, full, ROWS):
             k = _load_keys(k_ptr, start + slot, length, False, stride, CHANNELS, PADDED)
-            scores = tl.dot(k, q, input_precision=PRECISION)
-            votes = tl.sum(tl.exp2(scores * LOG2_SCALE - lse[None, :]), 1)
+            scores = tl.dot(k, every_q, input_precision=PRECISION)
+            votes = tl.sum(tl.exp2(scores * LOG2_SCALE - every_lse[None, :]), 1)
             tl.store(votes_ptr + start + slot, votes * (1.0 / GROUP))
     else:
         full = begin
-    for start in range(full, end, ROWS):
+    for start in tl.range(full, end, ROWS, num_stages=1):
         at = start + slot
         votes = tl.zeros((ROWS,), tl.float32)
         k = _load_keys(k_ptr, at, length, True, stride, CHANNELS, PADDED)
-        for block in range(BLOCKS):
-            row = block * COLS + column
-            q, counts = _load_queries(
-                q_ptr, batch, kv_head, row, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
-            )
-            lse = tl.load(lse_ptr + row)
-            scores = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-            seen = counts[None, :] & (at[:, None] <= (length - WINDOW + row % WINDOW)[None, :])
-            scores = tl.where(seen, scores * LOG2_SCALE - lse[None, :], float("-inf"))
-            votes += tl.sum(tl.exp2(scores), 1)
+        if BLOCKS == 1:
+            votes = _sum_up(k, every_q, every_lse, at, reach, LOG2_SCALE, PRECISION)
+        else:
+            for block in tl.range(0, BLOCKS, num_stages=1):
+                row = block * COLS + column
+                q, counts = _load_queries(
+                    q_ptr, batch, kv_head, row, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
+                )
+                lse = tl.load(lse_ptr + row)
+                reach = tl.where(counts, length - WINDOW + row % WINDOW, -1)
+                votes += _sum_up(k, tl.trans(q), lse, at, reach, LOG2_SCALE, PRECISION)
         votes = tl.where(at < length, votes * (1.0 / GROUP), 0.0)
         tl.store(votes_ptr + at, votes, mask=at < limit)
     # Slots behind the prompt, tile by tile.
