@@ -19,7 +19,8 @@ _MOST_BLOCKS = 4096
 _MOST_SELECTED_FROM = 1024
 _MOST_KEPT = 64
 _MOST_CHANNELS = 256
-_TILE_BYTES = 2**15  # of keys or of values: they wait in shared memory while a list is walked
+# Keys or values of a tile wait in shared memory while a list is walked; float32 ones in parts.
+_TILE_BYTES = {2: 2**15, 4: 2**14}
 
 
 def limits_of_block_select(q, means, block_size, blocks, force_first):
@@ -84,7 +85,7 @@ def block_prefill(q, k, v, block_ids, block_size):
 
 def _tile_of_keys(block_size: int, channels: int, itemsize: int) -> int:
     """The positions treated at once: the block, or a divisor of it; 0 where that is too small."""
-    most = min(128, _TILE_BYTES // (power(channels) * itemsize))
+    most = min(128, _TILE_BYTES[itemsize] // (power(channels) * itemsize))
     if block_size <= most:
         return block_size
     found = max(n for n in range(1, most + 1) if block_size % n == 0)
@@ -127,9 +128,7 @@ _attention.defvjp(_forward, _backward)
 
 def _sizes(block_size, q, k, ids) -> Sizes:
     batch, length, heads, channels = q.shape
-    return Sizes(
-        batch, length, heads, k.shape[2], channels, block_size, ids.shape[3], q.dtype
-    )
+    return Sizes(batch, length, heads, k.shape[2], channels, block_size, ids.shape[3], q.dtype)
 
 
 def _run_forward(block_size, q, k, v, ids):
