@@ -128,7 +128,7 @@ def test_selects_what_the_reference_selects_with_many_ties(dtype, force_first):
     )
     means = block_means(k, block_size)
     for blocks in (2, 5, 8):
-        settings = dict(block_size=block_size, blocks=blocks, force_first=force_first)
+        settings = {"block_size": block_size, "blocks": blocks, "force_first": force_first}
         want = block_select(q, means, implementation="reference", **settings)
         plain = block_select(q, means, implementation="xla", **settings)
         have = oracle.run(block_select, q, means, implementation="triton", **settings)

@@ -46,7 +46,8 @@ def _select(block_size, blocks, force_first, q, means):
     if q.dtype == jnp.bfloat16:
         for _ in range(3):  # 3 x 8 bits: all of float32
             parts.append(means.astype(jnp.bfloat16))
-            means = means - parts[-1].astype(jnp.float32)
+            part = parts[-1].astype(jnp.float32)
+            means = jnp.where(jnp.isfinite(part), means - part, 0.0)
     else:
         q, parts = q.astype(jnp.float32), [means]
     return stages.select(block_size, blocks, force_first, q, jnp.stack(parts, axis=2))

@@ -76,7 +76,7 @@ def gradients_kernel(
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * SCALE
         # Its own queries visit a block as well, and see a part of it.
         visible = inside[None, :] & real[:, None] & (key_at[:, None] <= (row // GROUP)[None, :])
-        weights = tl.where(visible, tl.exp2(scores - lse[None, :]), 0.0)
+        weights = tl.exp2(tl.where(visible, scores - lse[None, :], float("-inf")))
         dv += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION)
         d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
         d_scores = tl.where(visible, weights * (d_weights - delta[None, :]), 0.0).to(q.dtype)

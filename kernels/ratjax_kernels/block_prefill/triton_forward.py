@@ -195,7 +195,8 @@ def merge_kernel(
         top = new_top
 
     nothing = total == 0
-    out = out * (1.0 / tl.where(nothing, 1.0, total))[:, None]
+    total = tl.where(nothing, 1.0, total)
+    out = out * (1.0 / total)[:, None]
     store_tile(out_ptr + q_at, offset, real, out, CHANNELS, LANES)
     lse = tl.where(nothing, float("inf"), top + tl.log2(total))
     tl.store(lse_ptr + stream.to(tl.int64) * N + row, lse, mask=real)
