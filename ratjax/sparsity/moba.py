@@ -23,7 +23,7 @@ from ratjax.sparsity.selection import (
     random_scores,
     share_over_group,
 )
-from ratjax_kernels import block_means, block_prefill
+from ratjax_kernels import block_means, block_prefill, block_select
 
 
 def block_scores(q: Queries, means: Float32[Array, "B P G D"]) -> Float32[Array, "B H T P"]:
@@ -103,16 +103,22 @@ class MoBA(Dense):
         self, q: Queries, k: Keys, keys: PromptKeys | None = None
     ) -> Int32[Array, "B H T K"]:
         """The blocks each query attends to; see `select`."""
+        settings = {
+            "block_size": self.block_size,
+            "blocks": self.blocks,
+            "force_first": self.force_first,
+        }
         if self.selector == "random":
             n = -(-k.shape[1] // self.block_size)
             scores = random_scores(keys, (q.shape[2], q.shape[1], n))
         else:
-            scores = block_scores(q, block_means(k, self.block_size))
+            means = block_means(k, self.block_size)
+            if self.per == "query_head":
+                return block_select(q, means, **settings)
+            scores = block_scores(q, means)
         if self.per == "kv_head":
             scores = share_over_group(scores, k.shape[2])
-        return select(
-            scores, block_size=self.block_size, blocks=self.blocks, force_first=self.force_first
-        )
+        return select(scores, **settings)
 
     def attend(
         self,
