@@ -80,7 +80,7 @@ def block_prefill(q, k, v, block_ids, block_size):
         listed = block_ids[..., None] * pieces + jnp.arange(pieces, dtype=jnp.int32)
         block_ids = jnp.where(block_ids[..., None] < 0, -1, listed)
         block_ids = block_ids.reshape(*block_ids.shape[:3], -1)
-    ids = _distinct(block_ids, tile, k.shape[2])
+    ids = distinct(block_ids, tile, k.shape[2])
     return _attention(tile, *(x.astype(dtype) for x in (q, k, v)), ids).astype(q.dtype)
 
 
@@ -93,7 +93,7 @@ def _tile_of_keys(block_size: int, channels: int, itemsize: int) -> int:
     return found if found >= 16 else 0
 
 
-def _distinct(block_ids, block_size, kv_heads):
+def distinct(block_ids, block_size, kv_heads):
     """[B, H, T, K] -> [B, G, T R, K]: a row for each of a key/value head's queries.
 
     Listed twice, or not begun: -1.
@@ -127,23 +127,28 @@ def _backward(block_size, residuals, d_out):
 _attention.defvjp(_forward, _backward)
 
 
-def _sizes(block_size, q, k, ids) -> Sizes:
+def sizes_of(block_size, q, k, ids) -> Sizes:
     batch, length, heads, channels = q.shape
     return Sizes(batch, length, heads, k.shape[2], channels, block_size, ids.shape[3], q.dtype)
 
 
 def _run_forward(block_size, q, k, v, ids):
-    sizes = _sizes(block_size, q, k, ids)
+    sizes = sizes_of(block_size, q, k, ids)
     lists = stages.make_lists(sizes, ids)
     parts, part_lse = stages.visit(sizes, q, k, v, lists)
     return *stages.merge(sizes, q, k, v, ids, parts, part_lse), *lists
 
 
-def _run_backward(block_size, d_out, q, k, v, ids, out, lse, *lists):
-    sizes, lists = _sizes(block_size, q, k, ids), Lists(*lists)
+def delta_of(sizes, d_out, out):
+    """sum(d_out * out) over the channels, [B, G, N]: what softmax takes from each gradient."""
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)  # [B, T, H]
-    delta = jnp.moveaxis(delta.reshape(*delta.shape[:2], sizes.kv_heads, -1), 2, 1)
-    delta = delta.reshape(lse.shape)  # [B, G, T R]
+    delta = delta.reshape(sizes.batch, sizes.length, sizes.kv_heads, -1)
+    return jnp.moveaxis(delta, 2, 1).reshape(sizes.batch, sizes.kv_heads, -1)
+
+
+def _run_backward(block_size, d_out, q, k, v, ids, out, lse, *lists):
+    sizes, lists = sizes_of(block_size, q, k, ids), Lists(*lists)
+    delta = delta_of(sizes, d_out, out)
     dk, dv, parts, *sums = stages.gradients(sizes, q, k, v, d_out, lse, delta, lists)
     dk, dv = stages.add_segments(sizes, dk, dv, *sums, lists)
     return stages.add_entries(sizes, parts, ids), dk, dv
