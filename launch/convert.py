@@ -13,7 +13,7 @@ import signal
 
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from launch import command
 from ratjax.convert import convert, export, plan
@@ -64,6 +64,8 @@ def main() -> int:
     for flag in (_SOURCE, _TARGET):
         if not flag.value:
             raise InputError(f"{flag.name}={flag.value!r}: give --{flag.name}=<path>")
+    if command.FLAGS.verbosity == logging.WARNING:  # what Orbax logs as an error it also raises
+        logging.set_verbosity(logging.FATAL)
     # A polite kill cleans up behind itself, as an interrupt does.
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     target = pathlib.Path(_TARGET.value)
@@ -71,6 +73,8 @@ def main() -> int:
         command.warn(f"{left}: left by a conversion that was killed, unless one still runs")
     try:
         return _export(target) if _EXPORT.value else _convert(target)
+    except KeyboardInterrupt:
+        return command.fail(f"interrupted: {target} was not written", 130)
     except OSError as error:
         raise InputError(f"{error.filename or target}: {error.strerror or error}") from None
 

@@ -28,8 +28,8 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     check_new_folder(folder)
     target = pathlib.Path(folder).absolute()
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
+    try:  # an interrupt can come as soon as the folder is there
+        part.mkdir(parents=True)
         yield part
         os.replace(part, target)
     except BaseException:

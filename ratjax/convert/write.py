@@ -5,7 +5,10 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -59,16 +62,59 @@ def write_parameters(path: pathlib.Path, parts: Mapping[str, Part], mesh: Mesh |
       path: the checkpoint's folder; must not exist.
       parts: by parameter name.
       mesh: see `spread`.
+
+    Raises:
+      OSError: the file system refuses, as where the disk has filled up.
     """
-    with _context():
-        for group in _groups(parts):
-            ocp.partial.save(path, {name: _array(parts[name], mesh) for name in group})
-        ocp.partial.finalize(path)
-    if jax.process_index() == 0:
-        _rename_item(path)
-    if mesh is None:
-        for name, part in parts.items():
-            _fill(open_array(path / PARAMS, name, write=True), part)
+    with _system_errors(path):
+        with _context():
+            for group in _groups(parts):
+                with _interrupts_held():
+                    ocp.partial.save(path, {name: _array(parts[name], mesh) for name in group})
+            with _interrupts_held():
+                ocp.partial.finalize(path)
+        if jax.process_index() == 0:
+            _rename_item(path)
+        if mesh is None:
+            for name, part in parts.items():
+                _fill(open_array(path / PARAMS, name, write=True), part)
+
+
+@contextlib.contextmanager
+def _system_errors(path: pathlib.Path) -> Iterator[None]:
+    """TensorStore reports what the system refuses as a ValueError; here it becomes an OSError."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM act when the block ends.
+
+    They would reach the main thread alone, while others go on writing into a folder that it is
+    about to remove.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals do not come here
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _array(part: Part, mesh: Mesh | None) -> jax.Array | np.ndarray:
@@ -112,7 +158,8 @@ def _fill(store: ts.TensorStore, part: Part) -> None:
             slice(at, min(at + step, size))
             for at, step, size in zip(corner, grid, part.shape, strict=True)
         )
-        store[box].write(part.read(box)).result()
+        with _interrupts_held():
+            store[box].write(part.read(box)).result()
 
 
 def _rename_item(path: pathlib.Path) -> None:
@@ -152,10 +199,10 @@ def new_shared_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target = target.absolute()
     part = target.with_name(f".{target.name}.{number}.part")
     first = jax.process_index() == 0
-    if first:
-        part.mkdir(parents=True)
-    multihost_utils.sync_global_devices("folder made")
     try:
+        if first:
+            part.mkdir(parents=True)
+        multihost_utils.sync_global_devices("folder made")
         yield part
         multihost_utils.sync_global_devices("folder filled")
         if first:

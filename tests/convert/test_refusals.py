@@ -3,10 +3,10 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -181,12 +181,60 @@ REFUSALS = {
 }
 
 
+# `launch.convert` on one command line after the other, as if each were a process of its own,
+# without importing everything each time. `free`: how much space disks claim to have.
+COMMANDS = """
+import contextlib, io, json, shutil, sys, types
+from absl.testing import flagsaver
+from launch import command, convert
+usage = shutil.disk_usage
+for line in sys.stdin:
+    sys.argv, free = json.loads(line)
+    shutil.disk_usage = usage if free is None else lambda _: types.SimpleNamespace(free=free)
+    out, err = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            command.run(convert.main)
+        except SystemExit as stop:
+            status = stop.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Runs the command: (exit status, stdout, stderr)."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(*arguments, free=None):
+        child.stdin.write(json.dumps([["convert", *map(str, arguments)], free]) + "\n")
+        child.stdin.flush()
+        return tuple(json.loads(child.stdout.readline()))
+
+    with child:
+        yield run
+
+
+def assert_refused(result, message: str) -> None:
+    status, out, err = result
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert re.search(message, err), err
+    assert not out
+
+
 @pytest.mark.parametrize(("change", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_unsound_sources(change, message, source, tmp_path):
+def test_unsound_sources(change, message, source, tmp_path, command):
     change(source)
-    with pytest.raises(InputError, match=message) as error:
-        convert(tmp_path / "target", plan(str(source)))
-    assert "\n" not in str(error.value)
+    assert_refused(command(f"--source={source}", f"--target={tmp_path / 'target'}"), message)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]
 
 
@@ -198,20 +246,48 @@ def test_the_sound_source_is_read(sound):
     )
 
 
-def test_a_target_that_is_not_empty(sound, tmp_path):
+def test_a_target_that_is_not_empty(sound, tmp_path, command):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "mine").touch()
-    with pytest.raises(InputError, match="target: exists and is not empty"):
-        convert(tmp_path / "target", plan(str(sound)))
+    (tmp_path / "file").touch()
+    for target in ("target", "file"):
+        arguments = (f"--source={sound}", f"--target={tmp_path / target}")
+        assert_refused(command(*arguments), f"{target}: exists and is not empty")
     assert [p.name for p in (tmp_path / "target").iterdir()] == ["mine"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "target"]
 
 
-def test_too_little_space(sound, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6))
-    with pytest.raises(InputError, match=r"needs 0\.1 GB, .* has 0\.0 GB free"):
-        convert(tmp_path / "target", plan(str(sound)))
-    assert not (tmp_path / "target").exists()
+def test_too_little_space(sound, tmp_path, command):
+    arguments = (f"--source={sound}", f"--target={tmp_path / 'target'}")
+    assert_refused(command(*arguments, free=10**6), r"needs 0\.1 GB, .* has 0\.0 GB free")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_while_it_is_written(tmp_path):
+    """Files may not grow beyond 100 kB here: what writing to a full disk looks like."""
+    source = write_olmo2(tmp_path / "hf", TINY)
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5));"
+        "sys.argv[0] = 'convert'; runpy.run_module('launch.convert', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, f"--source={source}", f"--target={tmp_path / 'target'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]
+
+
+def test_a_pth_where_torch_is_not_installed(tmp_path, monkeypatch):
+    (tmp_path / "model.pth").touch()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"install torch, .* '\.\[parity\]'"):
+        plan(str(tmp_path / "model.pth"))
 
 
 def test_quantised_weights(tmp_path):
