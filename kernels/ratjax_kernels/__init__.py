@@ -7,6 +7,7 @@ dtype. Every function takes `implementation`: None picks the best for the defaul
 
 from ratjax_kernels.block_prefill import block_means, block_prefill, block_select
 from ratjax_kernels.cache_append import append
+from ratjax_kernels.compaction import kept_positions
 from ratjax_kernels.dense_decode import dense_decode
 from ratjax_kernels.dispatch import prefer
 from ratjax_kernels.paged_decode import (
@@ -27,6 +28,7 @@ __all__ = [
     "decay_scan",
     "decay_step",
     "dense_decode",
+    "kept_positions",
     "page_bounds",
     "page_scores",
     "paged_decode",
