@@ -11,15 +11,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from ratjax.errors import ConfigError, check_choice, check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Reads
-from ratjax.sparsity.selection import check_forced, check_selection, choose, random_scores
-from ratjax_kernels import window_scores
+from ratjax.sparsity.selection import check_forced, check_selection, random_scores
+from ratjax_kernels import kept_positions, window_scores
 
 
 def last_queries(q: Queries, lengths: Lengths, window: int) -> Float[Array, "B W H D"]:
@@ -53,9 +53,7 @@ def select(
     capacity: int,
 ) -> Int32[Array, "B G C"]:
     """Positions to keep, ascending, -1 last: the window, then the best of the prefix."""
-    position = jnp.arange(scores.shape[-1])
-    candidates: Bool[Array, "B 1 S"] = position < lengths[:, None, None]
-    return choose(scores, candidates, position >= lengths[:, None, None] - window, capacity)
+    return kept_positions(scores, lengths, window, capacity)
 
 
 def gather(x: Keys, positions: Int32[Array, "B G C"]) -> Float[Array, "B C G D"]:
@@ -176,4 +174,5 @@ class SnapKVCache(KVCache):
     discarded: Int32[Array, "*any B"]
 
     def layer(self, index: Int[Array, ""]) -> "SnapKVCache":
-        return dataclasses.replace(super().layer(index), discarded=self.discarded[index])
+        lengths, discarded = self.lengths[index], self.discarded[index]
+        return dataclasses.replace(self, lengths=lengths, discarded=discarded, at=index)

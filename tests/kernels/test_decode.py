@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ratjax_kernels import dense_decode, page_bounds, page_scores, paged_decode
+from ratjax_kernels import (
+    append,
+    dense_decode,
+    page_bounds,
+    page_scores,
+    paged_decode,
+    quest_decode,
+)
+from ratjax_kernels.selection import select_pages
 from tests.kernels import oracle
 
 IMPLEMENTATIONS = ("reference", "xla")
@@ -43,6 +51,87 @@ def test_dense_decode_reads_the_filled_slots(implementation, dtype, heads, kv_he
     )
     assert have.dtype == dtype
     oracle.assert_attention_close(have, *want)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_dense_decode_reads_what_the_mask_names(implementation):
+    q, k, v, lengths = inputs(33)
+    mask = np.random.default_rng(1).random((3, 33)) < 0.5
+    mask[1] = False
+    read = [np.flatnonzero(mask[b, : int(lengths[b])]) for b in range(3)]
+    want = oracle.attend(q, k, v, lambda b, t, h: read[b])
+    k, v = (oracle.poisoned(poison(x, lengths), mask) for x in (k, v))
+    have = dense_decode(q, k, v, lengths, implementation, mask=jnp.asarray(mask))
+    oracle.assert_attention_close(have, *want)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_one_layer_of_a_stack(implementation):
+    q, k, v, lengths = inputs(33)
+    bounds = page_bounds(k, lengths, 8)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 5, (3, 4, 2)), jnp.int32)
+    settings = {"implementation": implementation, "layer": jnp.int32(1)}
+
+    def stack(*arrays):
+        return [jnp.stack([jnp.full_like(x, jnp.nan), x]) for x in arrays]
+
+    def same(have, want):
+        jax.tree.map(np.testing.assert_array_equal, have, want)
+
+    k_all, v_all, low, high = stack(k, v, *bounds)
+    settings_alone = {"implementation": implementation}
+    same(
+        dense_decode(q, k_all, v_all, lengths, **settings),
+        dense_decode(q, k, v, lengths, **settings_alone),
+    )
+    same(
+        page_scores(q, low, high, **settings),
+        page_scores(q, *bounds, **settings_alone),
+    )
+    same(
+        paged_decode(q, k_all, v_all, lengths, ids, 8, **settings),
+        paged_decode(q, k, v, lengths, ids, 8, **settings_alone),
+    )
+    same(
+        quest_decode(q, k_all, v_all, lengths, low, high, 8, 2, **settings),
+        quest_decode(q, k, v, lengths, *bounds, 8, 2, **settings_alone),
+    )
+    new = k[:, :1]
+    grown = append(k_all, v_all, lengths - 1, new, 2 * new, (low, high), 8, **settings)
+    alone = append(k, v, lengths - 1, new, 2 * new, bounds, 8, **settings_alone)
+    same([x[1] for x in grown], list(alone))
+    assert all(np.isnan(x[0]).all() for x in grown)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("forced", [(True, True), (False, False)])
+def test_quest_decode_is_its_three_steps(implementation, forced):
+    q, k, v, lengths = inputs(65)
+    k_min, k_max = page_bounds(k, lengths, 4)
+    have, ids = quest_decode(q, k, v, lengths, k_min, k_max, 4, 5, *forced, implementation)
+    scores = page_scores(q, k_min, k_max, implementation)
+    first, current = forced
+    want = select_pages(
+        scores, lengths, page_size=4, pages=5, force_first=first, force_current=current
+    )
+    np.testing.assert_array_equal(ids, want)
+    np.testing.assert_array_equal(have, paged_decode(q, k, v, lengths, want, 4, implementation))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_append_keeps_cache_and_bounds_up_to_date(implementation, dtype):
+    _, k, v, _ = inputs(10, dtype=dtype)
+    lengths = jnp.asarray([0, 6, 10], jnp.int32)  # the last sequence is full
+    bounds = page_bounds(k, lengths, 4)
+    new = k[:, 3:4] * 2
+    grown = append(k, v, lengths, new, -new, bounds, 4, implementation)
+    for b, slot in ((0, 0), (1, 6)):
+        k, v = k.at[b, slot].set(new[b, 0]), v.at[b, slot].set(-new[b, 0])
+    want = (k, v, *page_bounds(k, jnp.minimum(lengths + 1, 10), 4))
+    jax.tree.map(np.testing.assert_array_equal, grown, want)
+    plain = append(*grown[:2], lengths, new, -new, implementation=implementation)
+    jax.tree.map(np.testing.assert_array_equal, plain, grown[:2])
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -190,5 +279,11 @@ def test_bad_arguments_are_named():
         page_bounds(k, lengths, 0)
     with pytest.raises(ValueError, match=r"page_ids has shape \(3, 3, 1\)"):
         paged(q, k, v, lengths, jnp.zeros((3, 3, 1), jnp.int32), 4)
+    with pytest.raises(ValueError, match=r"k has shape \(3, 8, 2, 8\)"):
+        dense(q, k, v, lengths, layer=jnp.int32(0))
+    with pytest.raises(ValueError, match="k_min has shape"):
+        inspect.unwrap(quest_decode)(q, k, v, lengths, k, k, 4, 2)
+    with pytest.raises(ValueError, match=r"bounds\[0\] has shape"):
+        append(k, v, lengths, k[:, :1], v[:, :1], (k, k), 4)
     with pytest.raises(ValueError, match="choose one of"):
         dense_decode(q, k, v, lengths, "flash")

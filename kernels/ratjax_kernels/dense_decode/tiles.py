@@ -77,6 +77,30 @@ def matrix_step(q, k, v, valid, top, total, mean, scale, PRECISION: tl.constexpr
 
 @triton.jit
 @no_type_check
+def _combine(
+    out_ptr, part_ptr, stats_ptr, head,
+    D: tl.constexpr, DP: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr,
+):  # fmt: skip
+    """The splits of one head put together. Past the first-level cache: others wrote them."""
+    piece, channel = tl.arange(0, SP), tl.arange(0, DP)
+    real, known = piece < SPLITS, channel < D
+    at = head * SPLITS + piece
+    top = tl.load(stats_ptr + at * 2, mask=real, other=float("-inf"), cache_modifier=".cg")
+    total = tl.load(stats_ptr + at * 2 + 1, mask=real, other=0.0, cache_modifier=".cg")
+    mean = tl.load(
+        part_ptr + at[:, None] * D + channel[None, :],
+        mask=real[:, None] & known[None, :],
+        other=0.0,
+        cache_modifier=".cg",
+    )
+    _, total, mean = vector_collapse(top, total, mean)
+    mean = mean / tl.where(total == 0, 1.0, total)[:, None]
+    place = out_ptr + head * D + channel[None, :]
+    tl.store(place, mean.to(out_ptr.dtype.element_ty), mask=known[None, :])
+
+
+@triton.jit
+@no_type_check
 def finish(
     out_ptr, part_ptr, stats_ptr, counter_ptr, first_head, group, split, top, total, mean,
     R: tl.constexpr, RP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
@@ -99,21 +123,5 @@ def finish(
         tl.debug_barrier()
         arrived = tl.atomic_add(counter_ptr + group, 1, sem="acq_rel")
         if arrived == SPLITS - 1:
-            piece = tl.arange(0, SP)
             for r in range(R):
-                at = (first_head + r) * SPLITS + piece
-                real = piece < SPLITS
-                tops = tl.load(
-                    stats_ptr + at * 2, mask=real, other=float("-inf"), cache_modifier=".cg"
-                )
-                totals = tl.load(stats_ptr + at * 2 + 1, mask=real, other=0.0, cache_modifier=".cg")
-                means = tl.load(
-                    part_ptr + at[:, None] * D + channel[None, :],
-                    mask=real[:, None] & known[None, :],
-                    other=0.0,
-                    cache_modifier=".cg",
-                )
-                _, whole, sums = vector_collapse(tops, totals, means)
-                sums = sums / tl.where(whole == 0, 1.0, whole)[:, None]
-                at = (first_head + r) * D + channel[None, :]
-                tl.store(out_ptr + at, sums.to(out_ptr.dtype.element_ty), mask=known[None, :])
+                _combine(out_ptr, part_ptr, stats_ptr, first_head + r, D, DP, SPLITS, SP)
