@@ -1,6 +1,8 @@
 """`window_scores` through the Triton kernels of `ratjax_kernels.window_scores.triton_kernels`."""
 
+import functools
 import math
+import operator
 from typing import NamedTuple
 
 import jax
@@ -118,15 +120,17 @@ def _launch(q, k, lengths):
         ALL_ROWS=all_rows,
         ROWS=merge_rows,
     )
-    return launch(
+    blocks = all_rows // votes_rows
+    parts = launch(
         votes_kernel,
         (q, k, lengths, *lse),
-        (jax.ShapeDtypeStruct((batch, kv_heads, slots), jnp.float32),),
-        grid=(lanes * splits,),
+        (jax.ShapeDtypeStruct((batch, blocks, kv_heads, slots), jnp.float32),),
+        grid=(lanes * splits * blocks,),
         num_warps=votes.warps,
         num_stages=votes.stages,
-        BLOCKS=all_rows // votes_rows,
+        BLOCKS=blocks,
         ROWS=votes.keys,
         COLS=votes_rows,
         **constants,
     )[0]
+    return functools.reduce(operator.add, (parts[:, block] for block in range(blocks)))

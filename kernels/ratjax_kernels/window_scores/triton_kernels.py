@@ -132,14 +132,6 @@ def merge_kernel(
 
 @triton.jit
 @no_type_check
-def _sum_up(k, q, lse, at, reach, LOG2_SCALE: tl.constexpr, PRECISION: tl.constexpr):
-    scores = tl.dot(k, q, input_precision=PRECISION) * LOG2_SCALE - lse[None, :]
-    scores = tl.where(at[:, None] <= reach[None, :], scores, float("-inf"))
-    return tl.sum(tl.exp2(scores), 1)
-
-
-@triton.jit
-@no_type_check
 def votes_kernel(
     q_ptr, k_ptr, lengths_ptr, lse_ptr, votes_ptr,
     SLOTS: tl.constexpr, WINDOW: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
@@ -148,53 +140,39 @@ def votes_kernel(
     BLOCKS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    ALL_ROWS: tl.constexpr = BLOCKS * COLS
-    split, lane = tl.program_id(0) % SPLITS, tl.program_id(0) // SPLITS
+    block, rest = tl.program_id(0) % BLOCKS, tl.program_id(0) // BLOCKS
+    split, lane = rest % SPLITS, rest // SPLITS
     batch, kv_head = (lane // KV_HEADS).to(tl.int64), lane % KV_HEADS
     length = tl.minimum(tl.load(lengths_ptr + batch), SLOTS)
+    row = block * COLS + tl.arange(0, COLS)
+    q, counts = _load_queries(
+        q_ptr, batch, kv_head, row, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
+    )
+    q = tl.trans(q)
+    lse = tl.load(lse_ptr + lane * (BLOCKS * COLS) + row)
+    reach = tl.where(counts, length - WINDOW + row % WINDOW, -1)
     stride: tl.constexpr = KV_HEADS * CHANNELS
     k_ptr += batch * SLOTS * stride + kv_head * CHANNELS
-    votes_ptr += lane.to(tl.int64) * SLOTS
-    lse_ptr += lane * ALL_ROWS
+    votes_ptr += ((batch * BLOCKS + block) * KV_HEADS + kv_head) * SLOTS
+
     begin = split * STRETCH
     limit = tl.minimum(begin + STRETCH, SLOTS)
     end = tl.minimum(limit, length)
     full = begin + tl.maximum(tl.minimum(length - WINDOW, end) - begin, 0) // ROWS * ROWS
     slot = tl.arange(0, ROWS)
-    column = tl.arange(0, COLS)
-
-    if BLOCKS == 1:
-        every_q, counts = _load_queries(
-            q_ptr, batch, kv_head, column, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
-        )
-        every_lse = tl.load(lse_ptr + column)
-        every_q = tl.trans(every_q)
-        reach = tl.where(counts, length - WINDOW + column % WINDOW, -1)
-        for start in range(begin, full, ROWS):
-            k = _load_keys(k_ptr, start + slot, length, False, stride, CHANNELS, PADDED)
-            scores = tl.dot(k, every_q, input_precision=PRECISION)
-            votes = tl.sum(tl.exp2(scores * LOG2_SCALE - every_lse[None, :]), 1)
-            tl.store(votes_ptr + start + slot, votes * (1.0 / GROUP))
-    else:
-        full = begin
+    for start in range(begin, full, ROWS):
+        k = _load_keys(k_ptr, start + slot, length, False, stride, CHANNELS, PADDED)
+        scores = tl.dot(k, q, input_precision=PRECISION)
+        votes = tl.sum(tl.exp2(scores * LOG2_SCALE - lse[None, :]), 1)
+        tl.store(votes_ptr + start + slot, votes * (1.0 / GROUP))
+    # The tile that reaches into the window, and slots behind the prompt.
     for start in tl.range(full, end, ROWS, num_stages=1):
         at = start + slot
-        votes = tl.zeros((ROWS,), tl.float32)
         k = _load_keys(k_ptr, at, length, True, stride, CHANNELS, PADDED)
-        if BLOCKS == 1:
-            votes = _sum_up(k, every_q, every_lse, at, reach, LOG2_SCALE, PRECISION)
-        else:
-            for block in tl.range(0, BLOCKS, num_stages=1):
-                row = block * COLS + column
-                q, counts = _load_queries(
-                    q_ptr, batch, kv_head, row, length, WINDOW, HEADS, GROUP, CHANNELS, PADDED
-                )
-                lse = tl.load(lse_ptr + row)
-                reach = tl.where(counts, length - WINDOW + row % WINDOW, -1)
-                votes += _sum_up(k, tl.trans(q), lse, at, reach, LOG2_SCALE, PRECISION)
-        votes = tl.where(at < length, votes * (1.0 / GROUP), 0.0)
+        scores = tl.dot(k, q, input_precision=PRECISION) * LOG2_SCALE - lse[None, :]
+        scores = tl.where(at[:, None] <= reach[None, :], scores, float("-inf"))
+        votes = tl.where(at < length, tl.sum(tl.exp2(scores), 1) * (1.0 / GROUP), 0.0)
         tl.store(votes_ptr + at, votes, mask=at < limit)
-    # Slots behind the prompt, tile by tile.
     rest = full + tl.maximum(end - full + ROWS - 1, 0) // ROWS * ROWS
     for start in range(rest, limit, ROWS):
         at = start + slot
