@@ -45,8 +45,8 @@ def _select(block_size, blocks, force_first, q, means):
     parts = []
     if q.dtype == jnp.bfloat16:
         for _ in range(3):  # 3 x 8 bits: all of float32
-            parts.append(means.astype(jnp.bfloat16))
-            part = parts[-1].astype(jnp.float32)
+            part = jax.lax.reduce_precision(means, exponent_bits=8, mantissa_bits=7)
+            parts.append(part.astype(jnp.bfloat16))
             means = jnp.where(jnp.isfinite(part), means - part, 0.0)
     else:
         q, parts = q.astype(jnp.float32), [means]
@@ -80,8 +80,7 @@ def block_prefill(q, k, v, block_ids, block_size):
         listed = block_ids[..., None] * pieces + jnp.arange(pieces, dtype=jnp.int32)
         block_ids = jnp.where(block_ids[..., None] < 0, -1, listed)
         block_ids = block_ids.reshape(*block_ids.shape[:3], -1)
-    ids = distinct(block_ids, tile, k.shape[2])
-    return _attention(tile, *(x.astype(dtype) for x in (q, k, v)), ids).astype(q.dtype)
+    return _attention(tile, *(x.astype(dtype) for x in (q, k, v)), block_ids).astype(q.dtype)
 
 
 def _tile_of_keys(block_size: int, channels: int, itemsize: int) -> int:
@@ -93,30 +92,15 @@ def _tile_of_keys(block_size: int, channels: int, itemsize: int) -> int:
     return found if found >= 16 else 0
 
 
-def distinct(block_ids, block_size, kv_heads):
-    """[B, H, T, K] -> [B, G, T R, K]: a row for each of a key/value head's queries.
-
-    Listed twice, or not begun: -1.
-    """
-    batch, heads, length, kept = block_ids.shape
-    current = (jnp.arange(length, dtype=jnp.int32) // block_size)[:, None]
-    slot = jnp.arange(kept)
-    again = (block_ids[..., None] == block_ids[..., None, :]) & (slot[None, :] < slot[:, None])
-    real = (block_ids >= 0) & (block_ids <= current) & ~again.any(axis=-1)
-    ids = jnp.where(real, block_ids, -1)
-    ids = ids.reshape(batch, kv_heads, heads // kv_heads, length, kept)
-    return jnp.swapaxes(ids, 2, 3).reshape(batch, kv_heads, -1, kept)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(block_size, q, k, v, ids):
-    return _forward(block_size, q, k, v, ids)[0]
+def _attention(block_size, q, k, v, block_ids):
+    return _forward(block_size, q, k, v, block_ids)[0]
 
 
-def _forward(block_size, q, k, v, ids):
+def _forward(block_size, q, k, v, block_ids):
     run = merge_vmap(functools.partial(_run_forward, block_size))
-    out, lse, *lists = run(q, k, v, ids)
-    return out, (q, k, v, ids, out, lse, *lists)
+    out, *rest = run(q, k, v, block_ids)
+    return out, (q, k, v, out, *rest)
 
 
 def _backward(block_size, residuals, d_out):
@@ -132,11 +116,11 @@ def sizes_of(block_size, q, k, ids) -> Sizes:
     return Sizes(batch, length, heads, k.shape[2], channels, block_size, ids.shape[3], q.dtype)
 
 
-def _run_forward(block_size, q, k, v, ids):
-    sizes = sizes_of(block_size, q, k, ids)
-    lists = stages.make_lists(sizes, ids)
+def _run_forward(block_size, q, k, v, block_ids):
+    sizes = sizes_of(block_size, q, k, block_ids)
+    ids, lists = stages.make_lists(sizes, block_ids)
     parts, part_lse = stages.visit(sizes, q, k, v, lists)
-    return *stages.merge(sizes, q, k, v, ids, parts, part_lse), *lists
+    return *stages.merge(sizes, q, k, v, ids, parts, part_lse), ids, *lists
 
 
 def delta_of(sizes, d_out, out):
@@ -146,7 +130,7 @@ def delta_of(sizes, d_out, out):
     return jnp.moveaxis(delta, 2, 1).reshape(sizes.batch, sizes.kv_heads, -1)
 
 
-def _run_backward(block_size, d_out, q, k, v, ids, out, lse, *lists):
+def _run_backward(block_size, d_out, q, k, v, out, lse, ids, *lists):
     sizes, lists = sizes_of(block_size, q, k, ids), Lists(*lists)
     delta = delta_of(sizes, d_out, out)
     dk, dv, parts, *sums = stages.gradients(sizes, q, k, v, d_out, lse, delta, lists)

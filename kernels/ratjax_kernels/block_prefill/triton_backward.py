@@ -71,15 +71,18 @@ def gradients_kernel(
         offset = query_offset(row, HEADS, GROUP, CHANNELS)
         q = load_tile(q_ptr + q_at, offset, inside, CHANNELS, LANES)
         d_out = load_tile(d_out_ptr + q_at, offset, inside, CHANNELS, LANES)
-        lse = tl.load(lse_ptr + row, mask=inside, other=0.0)
+        # Nobody there: a probability of zero.
+        lse = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
         delta = tl.load(delta_ptr + row, mask=inside, other=0.0)
-        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * SCALE
-        # Its own queries visit a block as well, and see a part of it.
-        visible = inside[None, :] & real[:, None] & (key_at[:, None] <= (row // GROUP)[None, :])
-        weights = tl.exp2(tl.where(visible, scores - lse[None, :], float("-inf")))
+        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * SCALE - lse[None, :]
+        # A block's own queries are in its list as well, and see a part of it.
+        visible = key_at[:, None] <= (row // GROUP)[None, :]
+        if KEYS != BLOCK_SIZE:
+            visible = visible & (key < BLOCK_SIZE)[:, None]
+        weights = tl.exp2(tl.where(visible, scores, float("-inf")))
         dv += tl.dot(weights.to(d_out.dtype), d_out, input_precision=PRECISION)
         d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
-        d_scores = tl.where(visible, weights * (d_weights - delta[None, :]), 0.0).to(q.dtype)
+        d_scores = (weights * (d_weights - delta[None, :])).to(q.dtype)
         dk += tl.dot(d_scores, q, input_precision=PRECISION)
         dq = tl.dot(tl.trans(d_scores), k, input_precision=PRECISION) * NATURAL_SCALE
         store_tile(dq_ptr, entry * CHANNELS, inside, dq, CHANNELS, LANES)
@@ -102,17 +105,17 @@ def total_kernel(
     dk_parts_ptr, dv_parts_ptr, shared_ptr, dk_in_ptr, dv_in_ptr, dk_ptr, dv_ptr,
     LENGTH: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr, BLOCK_SIZE: tl.constexpr, SHARED: tl.constexpr,
-    KEYS: tl.constexpr, LANES: tl.constexpr,
+    KEYS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Writes dk and dv of the blocks walked in segments, in place."""
-    stream, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    block, stream = tl.program_id(0), tl.program_id(2).to(tl.int64)
     shared_ptr += stream * (BLOCKS + 1)
     number, end = tl.load(shared_ptr + block), tl.load(shared_ptr + block + 1)
     if number == end:
         return
-    key = tl.arange(0, KEYS)
-    dk = tl.zeros((KEYS, LANES), tl.float32)
-    dv = tl.zeros((KEYS, LANES), tl.float32)
+    key = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    dk = tl.zeros((ROWS, LANES), tl.float32)
+    dv = tl.zeros((ROWS, LANES), tl.float32)
     for index in range(number, end):
         part = (stream * SHARED + index) * (KEYS * CHANNELS)
         dk += load_tile(dk_parts_ptr + part, key * CHANNELS, key < KEYS, CHANNELS, LANES)

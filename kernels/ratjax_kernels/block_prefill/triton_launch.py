@@ -38,11 +38,9 @@ VISIT = Tiles(rows=128, warps=8, stages=3, segment=1024)
 MERGE = Tiles(rows=64, warps=4, stages=1)
 GRADIENTS = Tiles(rows=64, warps=8, stages=2, segment=4096)
 QUERY = Tiles(rows=32, warps=4, stages=1)
-LISTS = Tiles(rows=64, warps=4, stages=1)
+LISTS = Tiles(rows=256, warps=4, stages=1)  # rows: entries of a chunk
 # Where numbers are wide or heads large, what fits.
 SMALL = Tiles(rows=32, warps=8, stages=1)
-
-_COUNTED = 64  # blocks whose lists a program counts
 
 
 def power(n: int, least: int = 16) -> int:
@@ -185,36 +183,31 @@ def select(block_size, kept, first, q, parts, *, tiles: Tiles | None = None):
     return ids
 
 
-def own_rows(sizes: Sizes, ids):
-    """int32 [B, G, P]: how many rows of a block list the block itself."""
-    width = sizes.rows // sizes.length * sizes.block_size
-    current = jnp.arange(sizes.rows, dtype=jnp.int32) // width
-    listed = (ids == current[:, None]).any(axis=-1).astype(jnp.int32)
-    listed = jnp.pad(listed, [(0, 0), (0, 0), (0, sizes.blocks * width - sizes.rows)])
-    return listed.reshape(*ids.shape[:2], sizes.blocks, width).sum(axis=-1, dtype=jnp.int32)
-
-
-def make_lists(sizes: Sizes, ids) -> Lists:
-    """The lists of all blocks; `ids` [B, G, N, K] lists nothing twice."""
-    chunks = -(-sizes.rows // LISTS.rows)
-    cols = min(power(sizes.blocks), _COUNTED)
+def make_lists(sizes: Sizes, block_ids) -> tuple[jax.Array, Lists]:
+    """What `block_ids` [B, H, T, K] lists, once each, [B, G, N, K]; and the lists of all blocks."""
     run = functools.partial(sizes.launch, tiles=LISTS)
-    grid = (chunks, -(-sizes.blocks // cols), sizes.streams)
-    table = sizes.shape(chunks, sizes.blocks)
-    cut = {"LENGTH": sizes.rows, "COLS": cols}
-    (counts,) = run(triton_lists.count_kernel, (ids,), (table,), grid, **cut)
-    before, totals = run(
-        triton_lists.sum_kernel, (counts,), (table, sizes.shape(sizes.blocks)),
-        (-(-sizes.blocks // 32), sizes.streams), CHUNKS=chunks, COLS=32,
+    chunks = -(-sizes.rows * sizes.kept // LISTS.rows)
+    cut = {"ENTRIES": LISTS.rows}
+    table, per_block = sizes.shape(chunks, sizes.blocks), sizes.shape(sizes.blocks)
+    ids, counts, own = run(
+        triton_lists.count_kernel, (block_ids,),
+        (sizes.shape(sizes.rows, sizes.kept), table, per_block),
+        (chunks, sizes.streams), zeroed=(1, 2), **cut,
     )  # fmt: skip
-    own = own_rows(sizes, ids)
+    before, totals = run(
+        triton_lists.sum_kernel, (counts,), (table, per_block),
+        (-(-sizes.blocks // 16), sizes.streams), CHUNKS=chunks, ROWS=128, COLS=16,
+    )  # fmt: skip
     starts, *items = run(
         triton_lists.plan_kernel, (totals, own), (sizes.shape(sizes.blocks + 1),) * 4,
         (sizes.streams,), FORWARD=VISIT.segment, BACKWARD=GRADIENTS.segment,
     )  # fmt: skip
-    every = sizes.shape(sizes.rows * sizes.kept)
-    (entries,) = run(triton_lists.fill_kernel, (ids, before, starts), (every,), grid, **cut)
-    return Lists(entries, starts, own, *items)
+    (entries,) = run(
+        triton_lists.fill_kernel, (ids, before, starts),
+        (sizes.shape(sizes.rows * sizes.kept),),
+        (chunks, sizes.streams), PIECE=32, **cut,
+    )  # fmt: skip
+    return ids, Lists(entries, starts, own, *items)
 
 
 def visit(sizes: Sizes, q, k, v, lists: Lists):
@@ -270,8 +263,8 @@ def add_segments(sizes: Sizes, dk, dv, dk_sums, dv_sums, lists: Lists):
         triton_backward.total_kernel,
         (dk_sums, dv_sums, lists.shared_items, dk, dv),
         (sizes.k_shape, sizes.k_shape),
-        (sizes.streams, sizes.blocks),
-        Tiles(rows=0, warps=8, stages=1),
+        (sizes.blocks, -(-sizes.keys // 16), sizes.streams),
+        Tiles(rows=16, warps=4, stages=1),
         aliases={3: 0, 4: 1},
         SHARED=dk_sums.shape[2],
     )

@@ -1,9 +1,9 @@
 """Turning "the blocks of each query" into "the queries of each block", by counting.
 
 The R query heads of a key/value head are one sequence of N = T R rows, row t R + r: a block's list
-then serves its keys and values once for all of them. An entry row K + slot names both the row and
-the place in its list. Chunks of rows count their blocks, the counts are summed up along the rows,
-and each chunk then knows where its entries go: lists are in the order of rows, whatever runs when.
+then serves its keys and values once for all of them. Entry row K + slot names a row and a place in
+its list. Chunks of entries count their blocks, the counts are summed up along the chunks, and each
+chunk then knows where its entries go: lists are in the order of rows, whatever runs when.
 """
 
 from typing import no_type_check
@@ -14,31 +14,36 @@ import triton.language as tl
 
 @triton.jit
 @no_type_check
-def _slots(ids_ptr, row, block, inside, KEPT: tl.constexpr):
-    """[rows, blocks]: the slot in which a row lists a block, -1 where it does not."""
-    slots = tl.full((row.shape[0], block.shape[0]), -1, tl.int32)
-    for slot in range(KEPT):
-        listed = tl.load(ids_ptr + row * KEPT + slot, mask=inside, other=-1)
-        slots = tl.where(listed[:, None] == block[None, :], slot, slots)
-    return slots
-
-
-@triton.jit
-@no_type_check
 def count_kernel(
-    ids_ptr, counts_ptr,
-    LENGTH: tl.constexpr, BLOCKS: tl.constexpr, KEPT: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    ids_ptr, clean_ptr, counts_ptr, own_ptr,
+    LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, ENTRIES: tl.constexpr,
 ):  # fmt: skip
-    """ids [S, N, KEPT], each block at most once a row -> counts [S, chunks, P]."""
-    chunks: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
-    chunk, stream = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    row = chunk * ROWS + tl.arange(0, ROWS)
-    block = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    slots = _slots(ids_ptr + stream * (LENGTH * KEPT), row, block, row < LENGTH, KEPT)
-    count = tl.sum((slots >= 0).to(tl.int32), axis=0)
-    counts_ptr += (stream * chunks + chunk) * BLOCKS
-    tl.store(counts_ptr + block, count, mask=block < BLOCKS)
+    """Sorts out ids [B, H, T, KEPT] and counts what is left.
+
+    Writes clean [S, N, KEPT]: -1 for blocks listed twice or not begun; adds to counts
+    [S, chunks, P], and to own [S, P] the rows of a block that list it.
+    """
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    every: tl.constexpr = LENGTH * GROUP * KEPT
+    stream = tl.program_id(1).to(tl.int64)
+    entry = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
+    inside = entry < every
+    row, slot = entry // KEPT, entry % KEPT
+    position = row // GROUP
+    current = position // BLOCK_SIZE
+    ids_ptr += stream * every  # [GROUP, T, KEPT] of this stream
+    source = ((row % GROUP) * LENGTH + position) * KEPT
+    block = tl.load(ids_ptr + source + slot, mask=inside, other=-1)
+    real = (block >= 0) & (block <= current)
+    for earlier in range(KEPT - 1):
+        other = tl.load(ids_ptr + source + earlier, mask=inside, other=-1)
+        real = real & ((other != block) | (earlier >= slot))
+    tl.store(clean_ptr + stream * every + entry, tl.where(real, block, -1), mask=inside)
+    counts_ptr += (stream * tl.num_programs(0) + tl.program_id(0)) * BLOCKS
+    tl.atomic_add(counts_ptr + block, 1, mask=real, sem="relaxed")
+    own_ptr += stream * BLOCKS
+    tl.atomic_add(own_ptr + current, 1, mask=real & (block == current), sem="relaxed")
 
 
 @triton.jit
@@ -104,24 +109,26 @@ def plan_kernel(
 @triton.jit
 @no_type_check
 def fill_kernel(
-    ids_ptr, before_ptr, entries_ptr, lists_ptr,
-    LENGTH: tl.constexpr, BLOCKS: tl.constexpr, KEPT: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    clean_ptr, before_ptr, starts_ptr, lists_ptr,
+    LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    BLOCKS: tl.constexpr, KEPT: tl.constexpr, ENTRIES: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     """Writes the entries: lists [S, N KEPT]."""
-    chunks: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
-    chunk, stream = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    index = tl.arange(0, ROWS)
-    row = chunk * ROWS + index
-    block = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    known = block < BLOCKS
-    slots = _slots(ids_ptr + stream * (LENGTH * KEPT), row, block, row < LENGTH, KEPT)
-    listed = slots >= 0
-    # Running counts as a product with a triangle of ones: exact, and the matrix units do it.
-    earlier = (index[None, :] < index[:, None]).to(tl.float16)
-    rank = tl.dot(earlier, listed.to(tl.float16)).to(tl.int32)
-    start = tl.load(entries_ptr + stream * (BLOCKS + 1) + block, mask=known, other=0)
-    before_ptr += (stream * chunks + chunk) * BLOCKS
-    start += tl.load(before_ptr + block, mask=known, other=0)
-    lists_ptr += stream * (LENGTH * KEPT)
-    tl.store(lists_ptr + start[None, :] + rank, row[:, None] * KEPT + slots, mask=listed)
+    every: tl.constexpr = LENGTH * (HEADS // KV_HEADS) * KEPT
+    stream = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * ENTRIES
+    entry = first + tl.arange(0, ENTRIES)
+    clean_ptr += stream * every
+    block = tl.load(clean_ptr + entry, mask=entry < every, other=-1)
+    listed = block >= 0
+    # How many entries of the chunk list the same block before: all pairs, a piece at a time.
+    rank = tl.zeros((ENTRIES,), tl.int32)
+    for start in range(0, ENTRIES, PIECE):
+        earlier = first + start + tl.arange(0, PIECE)
+        other = tl.load(clean_ptr + earlier, mask=earlier < every, other=-1)
+        same = (other[:, None] == block[None, :]) & (earlier[:, None] < entry[None, :])
+        rank += tl.sum(same.to(tl.int32), axis=0)
+    before_ptr += (stream * tl.num_programs(0) + tl.program_id(0)) * BLOCKS
+    at = tl.load(starts_ptr + stream * (BLOCKS + 1) + block, mask=listed, other=0)
+    at += tl.load(before_ptr + block, mask=listed, other=0)
+    tl.store(lists_ptr + stream * every + at + rank, entry, mask=listed)
