@@ -14,8 +14,8 @@ import triton.language as tl
 
 from ratjax_kernels.strided_prefill.triton_parts import (
     far_position,
-    in_sight,
     load_rows,
+    reach_of,
     store_rows,
 )
 
@@ -139,6 +139,7 @@ def keys_kernel(
     v = load_rows(v_ptr + kv_base, j, kv_stride, known, True, CHANNELS, PADDED)
     dk = tl.zeros((ROWS, PADDED), tl.float32)
     dv = tl.zeros((ROWS, PADDED), tl.float32)
+    reach = reach_of(j, DILATION, LOCAL, INITIAL)
     column = tl.arange(0, COLS)
     for head in range(kv_head * GROUP, (kv_head + 1) * GROUP):
         of_head = q_base + head * CHANNELS
@@ -163,8 +164,9 @@ def keys_kernel(
                 )
                 lse = tl.load(lse_ptr + row + i, mask=i < LENGTH, other=0.0)
                 delta = tl.load(delta_ptr + row + i, mask=i < LENGTH, other=0.0)
-                seen = in_sight(i[None, :], j[:, None], DILATION, LOCAL, INITIAL)
-                seen = seen & ((i < LENGTH) & (i < first + ROWS + LOCAL))[None, :]
+                near = (i < LENGTH) & (i < first + ROWS + LOCAL)
+                behind = tl.where(near, i, -1)[None, :] - j[:, None]
+                seen = behind.to(tl.uint32) <= reach[:, None]
                 dk, dv = _absorb(
                     k, v, q, d_out, lse, delta, seen, True, dk, dv, LOG2_SCALE, PRECISION
                 )

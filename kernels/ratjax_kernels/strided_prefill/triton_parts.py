@@ -48,12 +48,42 @@ def far_full(bound, DILATION: tl.constexpr, INITIAL: tl.constexpr, EXTRA: tl.con
 
 @triton.jit
 @no_type_check
-def in_sight(i, j, DILATION: tl.constexpr, LOCAL: tl.constexpr, INITIAL: tl.constexpr):
-    """The rule itself, for positions of queries and keys that broadcast."""
-    kept = (i - j <= LOCAL) | (j < INITIAL)
+def reach_of(j, DILATION: tl.constexpr, LOCAL: tl.constexpr, INITIAL: tl.constexpr):
+    """How many positions behind key j its last query stands."""
+    always = j < INITIAL
     if DILATION > 0:
-        kept = kept | ((j + 1) % DILATION == 0)
-    return (j <= i) & kept
+        always = always | ((j + 1) % DILATION == 0)
+    return tl.where(always, 0x7FFFFFFF, LOCAL).to(tl.uint32)
+
+
+@triton.jit
+@no_type_check
+def masked_tile(
+    t, far_tiles, full, end, near, i, COLS: tl.constexpr, LENGTH: tl.constexpr,
+    DILATION: tl.constexpr, LOCAL: tl.constexpr, INITIAL: tl.constexpr, EXTRA: tl.constexpr,
+    OWN: tl.constexpr,
+):  # fmt: skip
+    """Positions of tile t of the keys that not all queries see, and who sees them.
+
+    The list from `full` to `end` comes first, then the band from `near` on. Columns behind either
+    stand at an impossible position. One unsigned comparison says that a key is neither in a query's
+    future nor too far back.
+    """
+    column = tl.arange(0, COLS)
+    n = full + t * COLS + column
+    at = far_position(n, DILATION, EXTRA)
+    nowhere: tl.constexpr = LENGTH + 0x10000
+    if OWN:
+        at = tl.where(n < end, at, nowhere)
+        seen = at[None, :] < i[:, None]
+    else:
+        is_far = t < far_tiles
+        at = tl.where((n < end) & (at < near), at, nowhere)
+        at = tl.where(is_far, at, near + (t - far_tiles) * COLS + column)
+        reach = reach_of(at, DILATION, LOCAL, INITIAL)
+        reach = tl.where(is_far, 0x7FFFFFFF, reach).to(tl.uint32)
+        seen = (i[:, None] - at[None, :]).to(tl.uint32) <= reach[None, :]
+    return at, seen
 
 
 @triton.jit

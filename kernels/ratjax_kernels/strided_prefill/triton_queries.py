@@ -9,8 +9,8 @@ from ratjax_kernels.strided_prefill.triton_parts import (
     far_end,
     far_full,
     far_position,
-    in_sight,
     load_rows,
+    masked_tile,
     store_rows,
 )
 
@@ -66,12 +66,10 @@ def queries_kernel(
         d_score = weight * (tl.sum(d_out.to(tl.float32) * own_v, 1) - delta)
         acc = d_score[:, None] * own_k
         near = first
-        bound = i
         last = tl.minimum(first + ROWS, LENGTH) - 1
     else:
         acc = tl.zeros((ROWS, PADDED), tl.float32)
         near = tl.maximum(first - LOCAL, 0)
-        bound = i * 0 + near
         last = near
     full = far_full(near, DILATION, INITIAL, EXTRA) // COLS * COLS
     end = far_end(last, DILATION, EXTRA)
@@ -83,17 +81,17 @@ def queries_kernel(
         k = load_rows(k_ptr, at, kv_stride, at >= 0, False, CHANNELS, PADDED)
         v = load_rows(v_ptr, at, kv_stride, at >= 0, False, CHANNELS, PADDED)
         acc = _absorb(q, d_out, k, v, lse, delta, every, False, acc, LOG2_SCALE, PRECISION)
-    for n in range(full, end, COLS):
-        at = far_position(n + column, DILATION, EXTRA)
-        k = load_rows(k_ptr, at, kv_stride, n + column < end, True, CHANNELS, PADDED)
-        v = load_rows(v_ptr, at, kv_stride, n + column < end, True, CHANNELS, PADDED)
-        seen = (at[None, :] < bound[:, None]) & (n + column < end)[None, :]
-        acc = _absorb(q, d_out, k, v, lse, delta, seen, True, acc, LOG2_SCALE, PRECISION)
+    far_tiles = (end - full + COLS - 1) // COLS
+    near_tiles = 0
     if not OWN:
-        for start in range(near, tl.minimum(first + ROWS, LENGTH), COLS):
-            j = start + column
-            k = load_rows(k_ptr, j, kv_stride, j < LENGTH, True, CHANNELS, PADDED)
-            v = load_rows(v_ptr, j, kv_stride, j < LENGTH, True, CHANNELS, PADDED)
-            seen = in_sight(i[:, None], j[None, :], DILATION, LOCAL, INITIAL)
-            acc = _absorb(q, d_out, k, v, lse, delta, seen, True, acc, LOG2_SCALE, PRECISION)
+        near_tiles = (tl.minimum(first + ROWS, LENGTH) - near + COLS - 1) // COLS
+    for t in range(far_tiles + near_tiles):
+        at, seen = masked_tile(
+            t, far_tiles, full, end, near, i,
+            COLS, LENGTH, DILATION, LOCAL, INITIAL, EXTRA, OWN,
+        )  # fmt: skip
+        k = load_rows(k_ptr, at, kv_stride, at < LENGTH, True, CHANNELS, PADDED)
+        v = load_rows(v_ptr, at, kv_stride, at < LENGTH, True, CHANNELS, PADDED)
+        acc = _absorb(q, d_out, k, v, lse, delta, seen, True, acc, LOG2_SCALE, PRECISION)
+
     store_rows(dq_ptr + q_base, i, q_stride, known, acc * SCALE, CHANNELS, PADDED)
