@@ -15,11 +15,14 @@ from collections.abc import Callable
 
 import jax
 
+from ratjax_kernels.manual_axes import vary_together
+
 NAMES = ("reference", "xla", "pallas_tpu", "triton")
 
 # What `implementation=None` tries, in order, for each of JAX's platform names.
 _PREFERENCE = {"gpu": ("triton", "xla"), "tpu": ("pallas_tpu", "xla")}
 _ANYWHERE = ("xla",)
+_KERNELS = ("pallas_tpu", "triton")
 
 _preferred: str | None = None
 
@@ -75,7 +78,7 @@ class Operation:
             function, problem = self._resolve(implementation, args, kwargs)
             if problem:
                 raise ValueError(f"{self.name}: implementation={implementation!r} {problem}")
-            return function(*args, **kwargs)
+            return _call(implementation, function, args, kwargs)
         platform = jax.default_backend()
         preferred = (_preferred,) if _preferred else ()
         for name in (*preferred, *_PREFERENCE.get(platform, _ANYWHERE)):
@@ -83,7 +86,7 @@ class Operation:
                 continue
             function, problem = self._resolve(name, args, kwargs)
             if not problem:
-                return function(*args, **kwargs)
+                return _call(name, function, args, kwargs)
             _log_once(f"{self.name}: {name} {problem}; using the next best implementation")
         raise AssertionError(f"{self.name}: no implementation for {platform}")  # xla always serves
 
@@ -101,6 +104,12 @@ class Operation:
         limits = getattr(module, f"limits_of_{self.name}", None)
         problem = limits(*args, **kwargs) if limits else None
         return getattr(module, self.name), problem
+
+
+def _call(name, function, args, kwargs):
+    if name in _KERNELS:
+        args = vary_together(args)
+    return function(*args, **kwargs)
 
 
 @functools.cache

@@ -16,6 +16,8 @@ import os
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.manual_axes import vary_together
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
@@ -86,7 +88,7 @@ def launch(
     if INTERPRETED:
         from ratjax_kernels.triton_interpreter import interpret
 
-        return interpret(described, inputs)
+        return vary_together(interpret(described, inputs), like=inputs)
     call, out_name = _triton_call()
     result = call(
         *inputs,
@@ -99,7 +101,7 @@ def launch(
         **{out_name: described.outputs},
         **constants,
     )
-    return tuple(result)
+    return vary_together(tuple(result), like=inputs)
 
 
 @functools.cache

@@ -5,6 +5,8 @@ is meant for small shapes: it tells what a kernel computes, not how fast. Progra
 other in launch order. Outputs start as NaN (or a large number), so what a kernel forgets shows.
 """
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from triton.runtime import interpreter
 from ratjax_kernels.triton_call import Launch
 
 _UNWRITTEN = 0x7B
+_one_at_a_time = threading.Lock()  # the interpreter keeps its state in modules
 _patch_tensor = interpreter._patch_lang_tensor
 
 
@@ -63,7 +66,8 @@ def interpret(launch: Launch, inputs):
             by_output[i] if i in by_output else _fresh(spec, i in launch.zeroed)
             for i, spec in enumerate(launch.outputs)
         ]
-        launch.kernel[launch.grid](*tensors, *results, **launch.constants)
+        with _one_at_a_time:
+            launch.kernel[launch.grid](*tensors, *results, **launch.constants)
         return tuple(_array(r, spec.dtype) for r, spec in zip(results, launch.outputs, strict=True))
 
     return tuple(jax.pure_callback(run, launch.outputs, *inputs, vmap_method="sequential"))

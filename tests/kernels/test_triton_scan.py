@@ -10,9 +10,11 @@ import pytest
 from ratjax_kernels import decay_scan
 from tests.kernels import oracle
 from tests.kernels.devices import (
+    ON_GPU,
     assert_rounded_like,
     check_compiles,
     compiles_triton,
+    error,
     needs_gpu,
     runs_triton,
 )
@@ -103,18 +105,38 @@ def test_saturated_gates_and_vmap():
 
 
 @runs_triton
-@pytest.mark.parametrize("groups", [8, 16])
-def test_tiles_of_wide_models(groups, monkeypatch):
+@pytest.mark.parametrize("groups,window", [(4, 1), (8, 4), (4, 8)])
+def test_tiles_and_windows(groups, window, monkeypatch):
     from ratjax_kernels.scan import triton as kernels
 
-    monkeypatch.setattr(kernels, "groups_of_tile", lambda batch, channels: groups)
-    args = inputs(700, jnp.bfloat16, 2, 3, 40)
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), args)
-    want = outputs_and_gradients("reference", *wide)
-    plain = outputs_and_gradients("xla", *args)
-    have = outputs_and_gradients("triton", *args)
-    for h, p, w in zip(have, plain, want, strict=True):
-        assert_rounded_like(h, p, w)
+    tile = {**kernels.tile_of(1, 1), "GROUPS": groups, "WINDOW": window}
+    monkeypatch.setattr(kernels, "tile_of", lambda batch, channels: tile)
+    args = inputs(600 if ON_GPU else 250, jnp.float32, 1, 1, 40)
+    want = outputs_and_gradients("reference", *args)
+    for h, w in zip(outputs_and_gradients("triton", *args), want, strict=True):
+        assert error(h, w) < 1e-6
+
+
+@runs_triton
+def test_under_shard_map_and_in_a_loop():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    arrays, _, _ = inputs(40, jnp.float32, 2, 1, 16)
+
+    def loss(scan, arrays):
+        return sum((x**2).sum() for x in scan(*arrays))
+
+    plain = functools.partial(decay_scan, implementation="triton")
+    rows = jax.sharding.PartitionSpec("data")
+    sharded = jax.shard_map(plain, mesh=mesh, in_specs=rows, out_specs=rows)
+    want = jax.grad(functools.partial(loss, plain))(arrays)
+    have = jax.jit(jax.grad(functools.partial(loss, sharded)))(arrays)
+    for h, w in zip(have, want, strict=True):
+        np.testing.assert_array_equal(h, w)
+    gates, k, v = arrays
+    twice = plain(gates, *plain(gates, k, v))
+    looped, _ = jax.lax.scan(lambda kv, _: (plain(gates, *kv), None), (k, v), None, length=2)
+    for h, w in zip(looped, twice, strict=True):
+        np.testing.assert_array_equal(h, w)
 
 
 @pytest.mark.gpu
