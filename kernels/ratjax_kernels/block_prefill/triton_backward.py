@@ -143,7 +143,7 @@ def query_kernel(
     parts_ptr += stream * (N * KEPT) * CHANNELS
     ids_ptr += stream * (N * KEPT)
     dq = tl.zeros((ROWS, LANES), tl.float32)
-    for slot in range(KEPT):
+    for slot in tl.range(KEPT, loop_unroll_factor=4):
         entry = row * KEPT + slot
         listed = tl.load(ids_ptr + entry, mask=real, other=-1) >= 0
         dq += load_tile(parts_ptr, entry * CHANNELS, listed, CHANNELS, LANES).to(tl.float32)

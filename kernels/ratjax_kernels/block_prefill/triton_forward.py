@@ -157,10 +157,15 @@ def merge_kernel(
 
     sees_own = row < 0
     sees_first = row < 0
-    for slot in range(KEPT):
-        listed = tl.load(ids_ptr + row * KEPT + slot, mask=real, other=-1)
+    parts_top = tl.full((ROWS,), float("-inf"), tl.float32)
+    for slot in tl.range(KEPT, loop_unroll_factor=4):
+        entry = row * KEPT + slot
+        listed = tl.load(ids_ptr + entry, mask=real, other=-1)
         sees_own = sees_own | (listed == current)
         sees_first = sees_first | ((listed == 0) & (current > 0))
+        visited = (listed > 0) & (listed < current)
+        part_lse = tl.load(part_lse_ptr + entry, mask=visited, other=float("-inf"))
+        parts_top = tl.maximum(parts_top, part_lse)
 
     offset = query_offset(row, HEADS, GROUP, CHANNELS)
     q = load_tile(q_ptr + q_at, offset, real, CHANNELS, LANES)
@@ -181,22 +186,24 @@ def merge_kernel(
             LENGTH, KV_HEADS, CHANNELS, BLOCK_SIZE, SCALE, KEYS, LANES, PRECISION,
         )  # fmt: skip
 
-    for slot in range(KEPT):
+    new_top = tl.maximum(top, parts_top)
+    level = tl.where(new_top == float("-inf"), 0.0, new_top)
+    shrink = tl.exp2(top - level)
+    out *= shrink[:, None]
+    total *= shrink
+    for slot in tl.range(KEPT, loop_unroll_factor=4):
         entry = row * KEPT + slot
         listed = tl.load(ids_ptr + entry, mask=real, other=-1)
         visited = (listed > 0) & (listed < current)
         part_lse = tl.load(part_lse_ptr + entry, mask=visited, other=float("-inf"))
-        part = load_tile(parts_ptr, entry * CHANNELS, visited, CHANNELS, LANES).to(tl.float32)
-        new_top = tl.maximum(top, part_lse)
-        level = tl.where(new_top == float("-inf"), 0.0, new_top)
-        shrink, weight = tl.exp2(top - level), tl.exp2(part_lse - level)
-        out = out * shrink[:, None] + part * weight[:, None]
-        total = total * shrink + weight
-        top = new_top
+        part = load_tile(parts_ptr, entry * CHANNELS, visited, CHANNELS, LANES)
+        weight = tl.exp2(part_lse - level)
+        out += part.to(tl.float32) * weight[:, None]
+        total += weight
 
     nothing = total == 0
     total = tl.where(nothing, 1.0, total)
     out = out * (1.0 / total)[:, None]
     store_tile(out_ptr + q_at, offset, real, out, CHANNELS, LANES)
-    lse = tl.where(nothing, float("inf"), top + tl.log2(total))
+    lse = tl.where(nothing, float("inf"), level + tl.log2(total))
     tl.store(lse_ptr + stream.to(tl.int64) * N + row, lse, mask=real)

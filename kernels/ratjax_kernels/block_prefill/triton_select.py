@@ -13,24 +13,18 @@ import triton.language as tl
 
 @triton.jit
 @no_type_check
-def select_kernel(
-    q_ptr, means_ptr, ids_ptr,
-    LENGTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, CHANNELS: tl.constexpr,
-    BLOCKS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, FIRST: tl.constexpr,
+def _best(
+    q_ptr, means_ptr, row, current,
+    LENGTH: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr,
+    BLOCKS: tl.constexpr, KEPT: tl.constexpr, FIRST: tl.constexpr,
     PARTS: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
     SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """q [B, T, H, D], means [B, G, PARTS, P, D] -> ids [B, H, T, KEPT]."""
+    """The chosen among the first WIDTH blocks, [ROWS, SLOTS], ascending and then 2^30."""
     NONE: tl.constexpr = 1 << 30
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at = tl.program_id(1)
-    batch, head = (at // HEADS).to(tl.int64), at % HEADS
     lane = tl.arange(0, DEPTH)
     block = tl.arange(0, WIDTH)
-    q_ptr += (batch * LENGTH * HEADS + head) * CHANNELS
-    means_ptr += (at // GROUP).to(tl.int64) * (PARTS * BLOCKS * CHANNELS)
-
     scores = tl.zeros((ROWS, WIDTH), tl.float32)
     for part in tl.static_range(PARTS - 1, -1, -1):  # the smallest first
         for start in range(0, LANES, DEPTH):
@@ -48,7 +42,6 @@ def select_kernel(
             )
             scores = tl.dot(q, mean, scores, input_precision=PRECISION)
 
-    current = row // BLOCK_SIZE
     # Infinities mark what cannot be chosen; a score that is itself infinite must not.
     scores = tl.where(scores == scores, tl.clamp(scores, -3.4028234e38, 3.4028234e38), float("inf"))
     eligible = (block[None, :] < current[:, None]) & (block[None, :] >= FIRST)
@@ -64,11 +57,49 @@ def select_kernel(
         scores = tl.where(block[None, :] == index[:, None], float("-inf"), scores)
         index = tl.where(best > float("-inf"), index, NONE)
         found = tl.where(slot[None, :] == turn, index[:, None], found)
-    found = tl.sort(found, dim=1)
-    found = tl.where(found < NONE, found, -1)
+    return tl.sort(found, dim=1)
+
+
+@triton.jit
+@no_type_check
+def select_kernel(
+    q_ptr, means_ptr, ids_ptr,
+    LENGTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, CHANNELS: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, FIRST: tl.constexpr,
+    PARTS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+):  # fmt: skip
+    """q [B, T, H, D], means [B, G, PARTS, P, D] -> ids [B, H, T, KEPT]."""
+    HALF: tl.constexpr = max(WIDTH // 2, 16)
+    QUARTER: tl.constexpr = max(WIDTH // 4, 16)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    at = tl.program_id(1)
+    batch, head = (at // HEADS).to(tl.int64), at % HEADS
+    q_ptr += (batch * LENGTH * HEADS + head) * CHANNELS
+    means_ptr += (at // GROUP).to(tl.int64) * (PARTS * BLOCKS * CHANNELS)
+    current = row // BLOCK_SIZE
+    # Only earlier blocks have scores: the first queries need a part of the width.
+    past = (tl.program_id(0) * ROWS + ROWS - 1) // BLOCK_SIZE
+    if past <= QUARTER:
+        found = _best(
+            q_ptr, means_ptr, row, current, LENGTH, HEADS, CHANNELS, BLOCKS, KEPT, FIRST,
+            PARTS, PRECISION, ROWS, QUARTER, LANES, DEPTH, SLOTS,
+        )  # fmt: skip
+    elif past <= HALF:
+        found = _best(
+            q_ptr, means_ptr, row, current, LENGTH, HEADS, CHANNELS, BLOCKS, KEPT, FIRST,
+            PARTS, PRECISION, ROWS, HALF, LANES, DEPTH, SLOTS,
+        )  # fmt: skip
+    else:
+        found = _best(
+            q_ptr, means_ptr, row, current, LENGTH, HEADS, CHANNELS, BLOCKS, KEPT, FIRST,
+            PARTS, PRECISION, ROWS, WIDTH, LANES, DEPTH, SLOTS,
+        )  # fmt: skip
+    slot = tl.arange(0, SLOTS)
     ids_ptr += at.to(tl.int64) * LENGTH * KEPT
     tl.store(
         ids_ptr + row[:, None] * KEPT + slot[None, :],
-        found,
+        tl.where(found < (1 << 30), found, -1),
         mask=(row < LENGTH)[:, None] & (slot < KEPT)[None, :],
     )
