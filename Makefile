@@ -22,7 +22,7 @@ setup-extras: $(VENV)/ready-extras
 
 $(VENV)/ready-extras: $(VENV)/ready
 	$(BIN)/pip install -q -e '.[dev,interpret,notebook,parity]'
-	$(BIN)/python -c 'import ipykernel, jax_triton, nbclient, torch, transformers, triton'
+	$(BIN)/python -c 'import ipykernel, nbclient, torch, transformers, triton'
 	touch $@
 
 # What needs no accelerator and none of the extras.
