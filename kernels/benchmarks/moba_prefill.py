@@ -74,11 +74,11 @@ def split(block_size: int, blocks: int, q, k, v, d_out) -> dict[str, float]:
         q,
         means,
     )
-    ids = timed("distinct", lambda ids: moba.distinct(ids, block_size, HEADS), ids)
     sizes = moba.sizes_of(block_size, q, k, ids)
-    lists = timed("lists", functools.partial(stages.make_lists, sizes), ids)
+    ids, lists = timed("lists", functools.partial(stages.make_lists, sizes), ids)
     parts = timed("visits", functools.partial(stages.visit, sizes), q, k, v, lists)
-    out, lse = timed("merge", functools.partial(stages.merge, sizes), q, k, v, ids, *parts)
+    near = timed("own and first block", functools.partial(stages.local, sizes), q, k, v, ids)
+    out, lse = timed("merge", functools.partial(stages.merge, sizes), ids, *parts, *near)
     del parts
     delta = timed("delta", functools.partial(moba.delta_of, sizes), d_out, out)
     dk, dv, parts, *sums = timed(

@@ -120,7 +120,8 @@ def _run_forward(block_size, q, k, v, block_ids):
     sizes = sizes_of(block_size, q, k, block_ids)
     ids, lists = stages.make_lists(sizes, block_ids)
     parts, part_lse = stages.visit(sizes, q, k, v, lists)
-    return *stages.merge(sizes, q, k, v, ids, parts, part_lse), ids, *lists
+    near = stages.local(sizes, q, k, v, ids)
+    return *stages.merge(sizes, ids, parts, part_lse, *near), ids, *lists
 
 
 def delta_of(sizes, d_out, out):

@@ -1,9 +1,9 @@
 """Attention over listed blocks, forward.
 
 `visit_kernel` walks a block's list: it gathers the queries that visit the block into dense tiles
-and leaves each one's average of the values, and its log-sum-exp (base 2), at the entry. Then
-`merge_kernel` takes a tile of neighbouring queries, attends to what they share, the own block and
-block 0, without any list, and adds up what their other blocks left, in the order of the slots.
+and leaves each one's average of the values, and its log-sum-exp (base 2), at the entry. What
+neighbouring queries share, their own block and block 0, `local_kernel` treats without any list.
+`merge_kernel` adds everything up for each query, in the order of the slots.
 """
 
 from typing import no_type_check
@@ -133,14 +133,14 @@ def _attend(
 
 @triton.jit
 @no_type_check
-def merge_kernel(
-    q_ptr, k_ptr, v_ptr, ids_ptr, parts_ptr, part_lse_ptr,
+def local_kernel(
+    q_ptr, k_ptr, v_ptr, ids_ptr,
     out_ptr, lse_ptr,
     LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, SCALE: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, LANES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes out [B, T, H, D] and lse [S, N]; a row that sees no key: zeros and +inf."""
+    """Own block and block 0: out [B, T, H, D], lse [S, N]; -inf and zeros where neither is seen."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     N: tl.constexpr = LENGTH * GROUP
     stream = tl.program_id(1)
@@ -152,58 +152,82 @@ def merge_kernel(
     q_at = (batch * LENGTH * HEADS + head * GROUP) * CHANNELS
     kv = (batch * LENGTH * KV_HEADS + head) * CHANNELS
     ids_ptr += stream.to(tl.int64) * (N * KEPT)
-    part_lse_ptr += stream.to(tl.int64) * (N * KEPT)
-    parts_ptr += stream.to(tl.int64) * (N * KEPT) * CHANNELS
 
     sees_own = row < 0
     sees_first = row < 0
-    parts_top = tl.full((ROWS,), float("-inf"), tl.float32)
     for slot in tl.range(KEPT, loop_unroll_factor=4):
-        entry = row * KEPT + slot
-        listed = tl.load(ids_ptr + entry, mask=real, other=-1)
+        listed = tl.load(ids_ptr + row * KEPT + slot, mask=real, other=-1)
         sees_own = sees_own | (listed == current)
         sees_first = sees_first | ((listed == 0) & (current > 0))
-        visited = (listed > 0) & (listed < current)
-        part_lse = tl.load(part_lse_ptr + entry, mask=visited, other=float("-inf"))
-        parts_top = tl.maximum(parts_top, part_lse)
 
     offset = query_offset(row, HEADS, GROUP, CHANNELS)
     q = load_tile(q_ptr + q_at, offset, real, CHANNELS, LANES)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     out = tl.zeros((ROWS, LANES), tl.float32)
-    if tl.max(sees_first.to(tl.int32), axis=0) > 0:
-        top, total, out = _attend(
-            q, k_ptr + kv, v_ptr + kv, position, 0, sees_first, top, total, out,
-            LENGTH, KV_HEADS, CHANNELS, BLOCK_SIZE, SCALE, KEYS, LANES, PRECISION,
-        )  # fmt: skip
+    # Block 0 (number -1 here) and the blocks that the tile's queries stand in.
     first = (tl.program_id(0) * ROWS // GROUP) // BLOCK_SIZE
     end = tl.minimum(tl.program_id(0) * ROWS + ROWS, N) - 1
-    for block in range(first, (end // GROUP) // BLOCK_SIZE + 1):
-        sees = sees_own & (current == block)
+    begin = tl.where(tl.max(sees_first.to(tl.int32), axis=0) > 0, first - 1, first)
+    for index in range(begin, (end // GROUP) // BLOCK_SIZE + 1):
+        block = tl.where(index < first, 0, index)
+        sees = tl.where(index < first, sees_first, sees_own & (current == index))
         top, total, out = _attend(
             q, k_ptr + kv, v_ptr + kv, position, block, sees, top, total, out,
             LENGTH, KV_HEADS, CHANNELS, BLOCK_SIZE, SCALE, KEYS, LANES, PRECISION,
         )  # fmt: skip
+    seen = total > 0
+    out = out * (1.0 / tl.where(seen, total, 1.0))[:, None]
+    store_tile(out_ptr + q_at, offset, real, out, CHANNELS, LANES)
+    lse = tl.where(seen, top + tl.log2(tl.where(seen, total, 1.0)), float("-inf"))
+    tl.store(lse_ptr + stream.to(tl.int64) * N + row, lse, mask=real)
 
-    new_top = tl.maximum(top, parts_top)
-    level = tl.where(new_top == float("-inf"), 0.0, new_top)
-    shrink = tl.exp2(top - level)
-    out *= shrink[:, None]
-    total *= shrink
+
+@triton.jit
+@no_type_check
+def merge_kernel(
+    ids_ptr, parts_ptr, part_lse_ptr, local_ptr, local_lse_ptr,
+    out_ptr, lse_ptr,
+    LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Writes out [B, T, H, D] and lse [S, N]; a row that sees no key: zeros and +inf."""
+    GROUP: tl.constexpr = HEADS // KV_HEADS
+    N: tl.constexpr = LENGTH * GROUP
+    stream = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = row < N
+    current = (row // GROUP) // BLOCK_SIZE
+    q_at = ((stream // KV_HEADS) * LENGTH * HEADS + (stream % KV_HEADS) * GROUP) * CHANNELS
+    ids_ptr += stream * (N * KEPT)
+    part_lse_ptr += stream * (N * KEPT)
+    parts_ptr += stream * (N * KEPT) * CHANNELS
+
+    local_lse = tl.load(local_lse_ptr + stream * N + row, mask=real, other=float("-inf"))
+    top = local_lse
+    for slot in tl.range(KEPT, loop_unroll_factor=4):
+        entry = row * KEPT + slot
+        listed = tl.load(ids_ptr + entry, mask=real, other=-1)
+        visited = (listed > 0) & (listed < current)
+        part_lse = tl.load(part_lse_ptr + entry, mask=visited, other=float("-inf"))
+        top = tl.maximum(top, part_lse)
+    nothing = top == float("-inf")
+    top = tl.where(nothing, 0.0, top)
+
+    offset = query_offset(row, HEADS, GROUP, CHANNELS)
+    total = tl.exp2(local_lse - top)
+    local = load_tile(local_ptr + q_at, offset, real, CHANNELS, LANES)
+    out = local.to(tl.float32) * total[:, None]
     for slot in tl.range(KEPT, loop_unroll_factor=4):
         entry = row * KEPT + slot
         listed = tl.load(ids_ptr + entry, mask=real, other=-1)
         visited = (listed > 0) & (listed < current)
         part_lse = tl.load(part_lse_ptr + entry, mask=visited, other=float("-inf"))
         part = load_tile(parts_ptr, entry * CHANNELS, visited, CHANNELS, LANES)
-        weight = tl.exp2(part_lse - level)
+        weight = tl.exp2(part_lse - top)
         out += part.to(tl.float32) * weight[:, None]
         total += weight
-
-    nothing = total == 0
     total = tl.where(nothing, 1.0, total)
-    out = out * (1.0 / total)[:, None]
-    store_tile(out_ptr + q_at, offset, real, out, CHANNELS, LANES)
-    lse = tl.where(nothing, float("inf"), level + tl.log2(total))
-    tl.store(lse_ptr + stream.to(tl.int64) * N + row, lse, mask=real)
+    store_tile(out_ptr + q_at, offset, real, out * (1.0 / total)[:, None], CHANNELS, LANES)
+    lse = tl.where(nothing, float("inf"), top + tl.log2(total))
+    tl.store(lse_ptr + stream * N + row, lse, mask=real)

@@ -35,9 +35,10 @@ class Tiles(NamedTuple):
 
 # The fastest of those measured on an H100, with 128 channels in bfloat16.
 VISIT = Tiles(rows=128, warps=8, stages=3, segment=1024)
-MERGE = Tiles(rows=64, warps=4, stages=1)
-GRADIENTS = Tiles(rows=64, warps=8, stages=2, segment=4096)
-QUERY = Tiles(rows=32, warps=4, stages=1)
+LOCAL = Tiles(rows=128, warps=8, stages=1)
+MERGE = Tiles(rows=32, warps=4, stages=1)
+GRADIENTS = Tiles(rows=64, warps=8, stages=3, segment=4096)
+QUERY = Tiles(rows=64, warps=8, stages=1)
 LISTS = Tiles(rows=256, warps=4, stages=1)  # rows: entries of a chunk
 # Where numbers are wide or heads large, what fits.
 SMALL = Tiles(rows=32, warps=8, stages=1)
@@ -226,15 +227,26 @@ def visit(sizes: Sizes, q, k, v, lists: Lists):
     )
 
 
-def merge(sizes: Sizes, q, k, v, ids, parts, part_lse):
-    """The output [B, T, H, D] and its log-sum-exp [B, G, N]."""
-    tiles = sizes.tiles(MERGE)
+def local(sizes: Sizes, q, k, v, ids):
+    """Attention to own block and block 0: [B, T, H, D], and its log-sum-exp [B, G, N]."""
+    tiles = sizes.tiles(LOCAL)
     return sizes.launch(
-        triton_forward.merge_kernel,
-        (q, k, v, ids, parts, part_lse),
+        triton_forward.local_kernel,
+        (q, k, v, ids),
         (sizes.q_shape, sizes.shape(sizes.rows, dtype=jnp.float32)),
         (-(-sizes.rows // tiles.rows), sizes.streams),
         tiles,
+    )
+
+
+def merge(sizes: Sizes, ids, parts, part_lse, local_out, local_lse):
+    """The output [B, T, H, D] and its log-sum-exp [B, G, N]."""
+    return sizes.launch(
+        triton_forward.merge_kernel,
+        (ids, parts, part_lse, local_out, local_lse),
+        (sizes.q_shape, sizes.shape(sizes.rows, dtype=jnp.float32)),
+        (-(-sizes.rows // MERGE.rows), sizes.streams),
+        MERGE,
     )
 
 
