@@ -30,14 +30,17 @@ CASES = {
     "4096-block64-top8": (4096, 64, 8),
     "4096-block64-top16": (4096, 64, 16),
 }
+SPLIT = ("32768", "4096-block64-top8")  # cases whose stages are timed one by one
+
+
+def _shape(length):
+    return jax.ShapeDtypeStruct((BATCH, length, HEADS, CHANNELS), jnp.bfloat16)
 
 
 def _inputs(length):
-    shape = (BATCH, length, HEADS, CHANNELS)
-    return [
-        jax.random.normal(key, shape, jnp.bfloat16)
-        for key in jax.random.split(jax.random.key(0), 4)
-    ]
+    shape = _shape(length)
+    keys = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(key, shape.shape, shape.dtype) for key in keys]
 
 
 def _sparse(block_size, blocks, q, k, v):
@@ -56,61 +59,105 @@ def pairs(length: int, block_size: int, blocks: int) -> int:
     return own + sum(min(t // block_size, blocks - 1) * block_size for t in range(length))
 
 
-def split(block_size: int, blocks: int, q, k, v, d_out) -> dict[str, float]:
-    """Milliseconds of each stage alone."""
-    times = {}
+def _stages(length, block_size, blocks):
+    """(what, names of its results, function, names of its arguments) in order."""
+    sizes = stages.Sizes(
+        BATCH, length, HEADS, HEADS, CHANNELS, block_size, blocks, jnp.dtype(jnp.bfloat16)
+    )
 
-    def timed(name, function, *args):
-        function = jax.jit(function)
-        times[name] = timing.milliseconds(function, *args, calls=10, repeats=5)
-        return function(*args)
+    def choose(q, means):
+        return block_select(q, means, block_size, blocks, True, "triton")
 
-    means = timed("block means", functools.partial(block_means, block_size=block_size), k)
-    ids = timed(
-        "selection",
-        functools.partial(
-            block_select, block_size=block_size, blocks=blocks, implementation="triton"
+    def of(stage):
+        return functools.partial(stage, sizes)
+
+    return (
+        ("block means", "means", lambda k: block_means(k, block_size), "k"),
+        ("selection", "block_ids", choose, "q means"),
+        ("lists", "ids lists", of(stages.make_lists), "block_ids"),
+        ("visits", "parts part_lse", of(stages.visit), "q k v lists"),
+        ("own and first block", "near near_lse", of(stages.local), "q k v ids"),
+        ("merge", "out lse", of(stages.merge), "ids parts part_lse near near_lse"),
+        ("delta", "delta", of(moba.delta_of), "d_out out"),
+        (
+            "gradients",
+            "dk dv parts dk_sums dv_sums",
+            of(stages.gradients),
+            "q k v d_out lse delta lists",
         ),
-        q,
-        means,
+        ("long lists", "dk dv", of(stages.add_segments), "dk dv dk_sums dv_sums lists"),
+        ("query gradients", "dq", of(stages.add_entries), "parts ids"),
     )
-    sizes = moba.sizes_of(block_size, q, k, ids)
-    ids, lists = timed("lists", functools.partial(stages.make_lists, sizes), ids)
-    parts = timed("visits", functools.partial(stages.visit, sizes), q, k, v, lists)
-    near = timed("own and first block", functools.partial(stages.local, sizes), q, k, v, ids)
-    out, lse = timed("merge", functools.partial(stages.merge, sizes), ids, *parts, *near)
-    del parts
-    delta = timed("delta", functools.partial(moba.delta_of, sizes), d_out, out)
-    dk, dv, parts, *sums = timed(
-        "gradients", functools.partial(stages.gradients, sizes), q, k, v, d_out, lse, delta, lists
-    )
-    timed("segments", functools.partial(stages.add_segments, sizes), dk, dv, *sums, lists)
-    timed("query gradients", functools.partial(stages.add_entries, sizes), parts, ids)
+
+
+def _compile_stages(length, block_size, blocks):
+    known = dict.fromkeys(("q", "k", "v", "d_out"), _shape(length))
+    compiled = []
+    for what, results, function, arguments in _stages(length, block_size, blocks):
+        args = [known[name] for name in arguments.split()]
+        compiled.append((what, results, jax.jit(function).lower(*args).compile(), arguments))
+        known |= _named(results, jax.eval_shape(function, *args))
+    return compiled
+
+
+def _named(names, results):
+    names = names.split()
+    return dict(zip(names, results if len(names) > 1 else [results], strict=True))
+
+
+def compile_all() -> dict:
+    """Everything that is timed, compiled: case -> (programs by op, stages)."""
+    programs = {}
+    for case, (length, block_size, blocks) in CASES.items():
+        shape = _shape(length)
+        attentions = (functools.partial(_sparse, block_size, blocks), timing.cudnn_attention)
+        forward = [jax.jit(f).lower(*[shape] * 3).compile() for f in attentions]
+        train = [
+            jax.jit(functools.partial(_train, f)).lower(*[shape] * 4).compile() for f in attentions
+        ]
+        split = _compile_stages(length, block_size, blocks) if case in SPLIT else ()
+        programs[case] = {"moba_prefill_forward": forward, "moba_prefill_train": train}, split
+    return programs
+
+
+def _time_stages(compiled, arrays):
+    values = dict(zip(("q", "k", "v", "d_out"), arrays, strict=True))
+    times = {}
+    for what, results, function, arguments in compiled:
+        args = [values[name] for name in arguments.split()]
+        times[what] = timing.milliseconds(function, *args, calls=5, repeats=5)
+        values |= _named(results, function(*args))
     return times
 
 
-def main(_):
+def measure(programs: dict) -> tuple[list[dict], float]:
+    """The results' rows, and the floating-point operations a second of a matrix product."""
     flops = timing.matmul_flops()
     rows = []
     for case, (length, block_size, blocks) in CASES.items():
         arrays = _inputs(length)
-        q, k, v, _ = arrays
-        sparse = functools.partial(_sparse, block_size, blocks)
+        by_op, split = programs[case]
         work = BATCH * HEADS * CHANNELS * pairs(length, block_size, blocks)
-        calls = 20 if length < 32768 else 5
-        stage_times = split(block_size, blocks, *arrays)
-        print(case, {name: round(ms, 3) for name, ms in stage_times.items()}, flush=True)
-        for op, operations, wrap, args in (
-            ("moba_prefill_forward", 4 * work, lambda f: f, (q, k, v)),
-            ("moba_prefill_train", 14 * work, lambda f: functools.partial(_train, f), arrays),
-        ):
+        calls = 20 if length < 32768 else 3
+        for op, (sparse, dense) in by_op.items():
+            train = op.endswith("train")
+            args = arrays if train else arrays[:3]
             ms, peer = (
-                timing.milliseconds(jax.jit(wrap(f)), *args, calls=calls, repeats=5)
-                for f in (sparse, timing.cudnn_attention)
+                timing.milliseconds(f, *args, calls=calls, repeats=5) for f in (sparse, dense)
             )
-            floor = 1e3 * operations / flops
-            rows.append(timing.row(op, case, q.shape, ms, floor, "cudnn dense", peer))
-        rows[-1]["stages_ms"] = stage_times
+            floor = 1e3 * (14 if train else 4) * work / flops
+            more = {"stages_ms": _time_stages(split, arrays)} if train and split else {}
+            rows.append(
+                timing.row(op, case, _shape(length).shape, ms, floor, "cudnn dense", peer, **more)
+            )
+    return rows, flops
+
+
+def main(_):
+    rows, flops = measure(compile_all())
+    for row in rows:
+        if "stages_ms" in row:
+            print(row["case"], {name: round(ms, 3) for name, ms in row["stages_ms"].items()})
     timing.finish(rows, {"matmul_flops_per_second": flops}, _TARGET.value)
 
 
