@@ -202,7 +202,11 @@ def test_says_what_it_does_not_serve():
         (4096, 64, 16, jnp.float32),
     ],
 )
-def test_compiles_to_machine_code(capability, length, block_size, kept, dtype, capsys):
+def test_compiles_to_machine_code(capability, length, block_size, kept, dtype, capsys, monkeypatch):
+    from ratjax_kernels.block_prefill import triton_launch
+
+    monkeypatch.setattr(triton_launch, "has_tensor_memory", lambda: capability >= 100)
+
     def train(q, k, v):
         means = block_means(k, block_size)
         ids = block_select(q, means, block_size, kept, implementation="triton")
@@ -215,5 +219,7 @@ def test_compiles_to_machine_code(capability, length, block_size, kept, dtype, c
     shape = jax.ShapeDtypeStruct((2, length, 16, 128), dtype)
     used = check_compiles(capsys, capability, train, shape, shape, shape)
     assert {name for name, _ in used} >= {"select_kernel", "visit_kernel", "gradients_kernel"}
+    # A kernel that needs more tensor memory than there is compiles to a trap.
+    assert min(usage.registers for _, usage in used) > 16
     largest = 166912 if capability == 80 else 232448
     assert max(usage.shared for _, usage in used) <= largest

@@ -138,6 +138,11 @@ class Sizes:
         )  # fmt: skip
 
 
+def has_tensor_memory() -> bool:
+    """Whether products are summed in a memory of their own, as from compute capability 10 on."""
+    return float(getattr(jax.devices()[0], "compute_capability", "0")) >= 10
+
+
 class Lists(NamedTuple):
     """For every stream, [B, G, ...] int32; see `triton_lists`."""
 
@@ -255,13 +260,16 @@ def gradients(sizes: Sizes, q, k, v, d_out, lse, delta, lists: Lists):
     shared = max(sizes.shared(GRADIENTS), 1)
     sums = sizes.shape(shared, sizes.keys, sizes.channels, dtype=jnp.float32)
     parts = sizes.shape(sizes.rows, sizes.kept, sizes.channels, dtype=sizes.dtype)
+    tiles = sizes.tiles(GRADIENTS)
+    if has_tensor_memory():
+        tiles = tiles._replace(rows=32)  # five sums of 64 rows need more than its 512 columns
     return sizes.launch(
         triton_backward.gradients_kernel,
         (q, k, v, d_out, lse, delta, lists.entries, lists.starts, lists.backward_items,
          lists.shared_items),
         (sizes.k_shape, sizes.k_shape, parts, sums, sums),
         (sizes.streams * sizes.items(GRADIENTS),),
-        sizes.tiles(GRADIENTS),
+        tiles,
         ITEMS=sizes.items(GRADIENTS),
         SHARED=shared,
     )  # fmt: skip
