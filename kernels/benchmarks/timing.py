@@ -54,9 +54,9 @@ def chained_milliseconds(step, carry, *args, steps: int = 50, repeats: int = 9) 
     return 1e3 * statistics.median(times)
 
 
-def advancing_milliseconds(step, carry, calls: int, repeats: int = 5) -> float:
-    """`milliseconds` of `carry = step(carry)`, where `step` may donate what it is given."""
-    carry = jax.block_until_ready(step(carry))
+def advancing_milliseconds(step, start, calls: int, repeats: int = 5) -> float:
+    """`milliseconds` of `carry = step(carry)` from `start()`; `step` may donate its argument."""
+    carry = jax.block_until_ready(step(start()))
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

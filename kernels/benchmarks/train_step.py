@@ -19,8 +19,6 @@ from ratjax.train.optimizer import optimizer
 from ratjax.train.step import TrainState, make_train_step, passes
 from ratjax_kernels import prefer
 
-_TARGET = flags.DEFINE_string("target", "train_step.json", "Where the results go.")
-
 # name: (model, batch, length, recurrence)
 CASES = {
     "study-32x1024": (models.STUDY, 32, 1024, "off"),
@@ -29,30 +27,42 @@ CASES = {
     "olmo2_1b-4x4096-two_step": (models.OLMO2_1B, 4, 4096, "two_step"),
 }
 
+_CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time.")
+_TARGET = flags.DEFINE_string("target", "train_step.json", "Where the results go.")
 
-def _milliseconds(config, batch_size, length, recurrence):
+
+def _prepare(config, batch_size, length, recurrence):
+    """The compiled step, and what makes a state to start from."""
     train = TrainConfig(steps=1000, warmup=0.1)
     rng = np.random.default_rng(0)
     tokens = rng.integers(config.vocab_size, size=(batch_size, length + 1), dtype=np.int32)
     every = np.ones((batch_size, length), bool)
     batch = jax.device_put(Batch(tokens[:, :-1], tokens[:, 1:], every, ~every))
+
+    @jax.jit
+    def start():
+        parameters = initial_parameters(config)(jax.random.key(0))
+        return TrainState(jnp.int32(0), parameters, optimizer(train).init(parameters))
+
     make_train_step.cache_clear()
     jax.clear_caches()
     step = make_train_step(config, train, train.steps)
-    parameters = initial_parameters(config)(jax.random.key(0))
-    state = TrainState(jnp.int32(0), parameters, jax.jit(optimizer(train).init)(parameters))
-    return timing.advancing_milliseconds(
-        lambda state: step(state, batch, recurrence)[0], state, calls=5, repeats=3
-    )
+    compiled = step.lower(jax.eval_shape(start), batch, recurrence).compile()
+    return lambda state: compiled(state, batch)[0], start
 
 
 def main(_):
     rows = []
     peak = peak_flops(jax.devices()[0])
-    for case, (config, batch_size, length, recurrence) in CASES.items():
+    for case in _CASES.value:
+        config, batch_size, length, recurrence = CASES[case]
         with prefer("xla"):
-            plain = _milliseconds(config, batch_size, length, recurrence)
-        ours = _milliseconds(config, batch_size, length, recurrence)
+            without = _prepare(config, batch_size, length, recurrence)
+        with_kernels = _prepare(config, batch_size, length, recurrence)
+        ours, plain = (
+            timing.advancing_milliseconds(*prepared, calls=5, repeats=3)
+            for prepared in (with_kernels, without)
+        )
         patterns = [p for group in passes(TrainConfig(), recurrence) for p in group.values()]
         flops = step_flops(config, patterns, length, batch_size)
         shape = (batch_size, length)
