@@ -40,8 +40,8 @@ def finite(top):
 @triton.jit
 @no_type_check
 def vector_step(q, k, v, valid, top, total, mean, scale):
-    """Takes in a tile: q [D], k and v [N, D] (zero where not `valid` [N]), states by row."""
-    score = tl.sum(q[None, :] * k.to(tl.float32), axis=1) * scale
+    """Takes in a tile of k and v [N, D], zero where not `valid` [N]; q is [1 or N, D]."""
+    score = tl.sum(q * k.to(tl.float32), axis=1) * scale
     score = tl.where(valid, score, float("-inf"))
     new = tl.maximum(top, score)
     keep = tl.exp2(top - finite(new))

@@ -10,8 +10,8 @@ from ratjax_kernels.layers import as_stack, merge_layers
 from ratjax_kernels.triton_call import device_problem, launch
 
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
-VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 1}
-MATRIX = {"N": 64, "num_warps": 4, "PIPELINE": 3}
+VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4, "BAND": 1}
+MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
 # Splits are at least this long, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
 # Programs a multiprocessor: several waves, so that the last one is short beside the rest.
@@ -33,6 +33,12 @@ def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
     wanted = math.ceil(_WAVES * multiprocessors() / rows)
     chunk = max(slots // max(wanted, 1), _LEAST_CHUNK, math.ceil(slots / _MOST_SPLITS))
     return min(math.ceil(chunk / tile), math.ceil(slots / tile)) * tile
+
+
+def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
+    """`tuned`, with fewer rows a tile where rows are longer than the 256 bytes it was tuned for."""
+    row_bytes = power_of_two(channels, 16) * itemsize
+    return {**tuned, "N": max(tuned["N"] * 256 // max(row_bytes, 256), least)}
 
 
 def precision(dtype) -> str:
@@ -67,8 +73,12 @@ def _launch(layer, k, v, q, lengths, mask):
     batch, slots, kv_heads, channels = k.shape[1:]
     heads = q.shape[2]
     group = heads // kv_heads
-    tuned = dict(VECTOR if group == 1 else MATRIX)
-    chunk = chunk_of_slots(batch * kv_heads, slots, tuned["N"])
+    size = k.dtype.itemsize
+    tuned = fitted(VECTOR, channels, size) if group == 1 else fitted(MATRIX, channels, size, 16)
+    if group == 1:
+        tuned["BAND"] = math.gcd(tuned["BAND"], heads)
+    band = tuned.get("BAND", 1)
+    chunk = chunk_of_slots(batch * kv_heads // band, slots, tuned["N"] // band)
     splits = math.ceil(slots / chunk)
     constants = {
         "BATCH": batch,
@@ -93,7 +103,7 @@ def _launch(layer, k, v, q, lengths, mask):
         kernel,
         (q, k, v, lengths, layer, lengths if mask is None else mask),
         (jax.ShapeDtypeStruct(q.shape, q.dtype), *scratch(batch * heads, rows, splits, channels)),
-        grid=(rows * splits,),
+        grid=(rows // band * splits,),
         zeroed=(3,) if splits > 1 else (),
         **constants,
     )[0]

@@ -34,34 +34,40 @@ def vector_kernel(
     BATCH: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr, R: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, SCALE: tl.constexpr, MASKED: tl.constexpr,
     CHUNK: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr,
-    N: tl.constexpr, PIPELINE: tl.constexpr,
+    N: tl.constexpr, BAND: tl.constexpr, PIPELINE: tl.constexpr,
 ):  # fmt: skip
-    head, split = tl.program_id(0) % HEADS, (tl.program_id(0) // HEADS) % SPLITS
-    batch = tl.program_id(0) // (HEADS * SPLITS)
-    group = batch.to(tl.int64) * HEADS + head
+    """A band of neighbouring heads a program, R = 1: N rows of a tile are N / BAND slots."""
+    BANDS: tl.constexpr = HEADS // BAND
+    band, split = tl.program_id(0) % BANDS, (tl.program_id(0) // BANDS) % SPLITS
+    batch = tl.program_id(0) // (BANDS * SPLITS)
+    head = batch.to(tl.int64) * HEADS + band * BAND
     start = split * CHUNK
     stop = tl.minimum(start + CHUNK, tl.load(lengths_ptr + batch))
     row, channel = tl.arange(0, N), tl.arange(0, DP)
     known = channel < D
-    STRIDE: tl.constexpr = HEADS // R * D
+    STRIDE: tl.constexpr = HEADS * D
     slots = (tl.load(layer_ptr).to(tl.int64) * BATCH + batch) * SLOTS
-    offset = row[:, None] * STRIDE + channel[None, :]
-    q = tl.load(q_ptr + group * D + channel, mask=known, other=0.0).to(tl.float32)
+    offset = (row // BAND * STRIDE + row % BAND * D)[:, None] + channel[None, :]
+    q_at = (head + row % BAND)[:, None] * D + channel[None, :]
+    q = tl.load(q_ptr + q_at, mask=known[None, :], other=0.0).to(tl.float32)
     top = tl.full((N,), float("-inf"), tl.float32)
     total = tl.zeros((N,), tl.float32)
     mean = tl.zeros((N, DP), tl.float32)
-    for at in tl.range(start, stop, N, num_stages=PIPELINE):
-        valid = _kept(mask_ptr + batch.to(tl.int64) * SLOTS, at + row, at + row < stop, MASKED)
+    for at in tl.range(start, stop, N // BAND, num_stages=PIPELINE):
+        slot = at + row // BAND
+        valid = _kept(mask_ptr + batch.to(tl.int64) * SLOTS, slot, slot < stop, MASKED)
         inside = valid[:, None] & known[None, :]
-        origin = (slots + at) * STRIDE + head // R * D
+        origin = (slots + at) * STRIDE + band * BAND * D
         k = tl.load(k_ptr + origin + offset, mask=inside, other=0.0)
         v = tl.load(v_ptr + origin + offset, mask=inside, other=0.0)
         top, total, mean = vector_step(q, k, v, valid, top, total, mean, SCALE)
-    top, total, mean = vector_collapse(top, total, mean)
-    finish(
-        out_ptr, part_ptr, stats_ptr, counter_ptr, group, group, split, top, total, mean,
-        1, 1, D, DP, SPLITS, SP,
-    )  # fmt: skip
+    for h in tl.static_range(BAND):
+        one = tl.where(row % BAND == h, top, float("-inf"))
+        best, whole, average = vector_collapse(one, total, mean)
+        finish(
+            out_ptr, part_ptr, stats_ptr, counter_ptr, head + h, head + h, split,
+            best, whole, average, 1, 1, D, DP, SPLITS, SP,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -5,16 +5,22 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ratjax_kernels.dense_decode.triton import multiprocessors, power_of_two, precision, scratch
+from ratjax_kernels.dense_decode.triton import (
+    fitted,
+    multiprocessors,
+    power_of_two,
+    precision,
+    scratch,
+)
 from ratjax_kernels.layers import as_stack, merge_layers
 from ratjax_kernels.paged_decode import bounds_kernels, triton_kernels
 from ratjax_kernels.triton_call import device_problem, launch
 
 # Slots of a tile, warps, pipeline depth; fastest of those measured on an H100.
-VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 1}
+VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 3}
 MATRIX = {"N": 64, "num_warps": 4, "PIPELINE": 3}
 # Pages of a tile of bounds.
-SCORES = {"N": 32, "num_warps": 4}
+SCORES = {"N": 16, "num_warps": 2}
 # Programs a multiprocessor, and the slots below which a split does not pay for itself.
 _WAVES, _LEAST_SHARE, _MOST_SPLITS = 8, 256, 64
 # The rank of a page and its tie are counted in int32 registers of one program.
@@ -105,7 +111,7 @@ def _launch_listed(layer, k, v, q, lengths, page_ids, page_size):
             RP=power_of_two(heads // lists, 16),
             PRECISION=precision(k.dtype),
             **constants,
-            **MATRIX,
+            **fitted(MATRIX, channels, k.dtype.itemsize, 16),
         )[0]
     nothing = jax.ShapeDtypeStruct((1,), jnp.int32)
     return launch(
@@ -120,7 +126,7 @@ def _launch_listed(layer, k, v, q, lengths, page_ids, page_size):
         FIRST=False,
         CURRENT=False,
         **constants,
-        **VECTOR,
+        **fitted(VECTOR, channels, k.dtype.itemsize),
     )[0]
 
 
@@ -175,7 +181,7 @@ def _launch_quest(
         FIRST=force_first,
         CURRENT=force_current,
         **constants,
-        **VECTOR,
+        **fitted(VECTOR, channels, k.dtype.itemsize),
     )
     return out, page_ids
 
