@@ -64,9 +64,9 @@ def vector_collapse(top, total, mean):
 @triton.jit
 @no_type_check
 def matrix_step(q, k, v, valid, top, total, mean, scale, PRECISION: tl.constexpr):
-    """As `vector_step` for q [16, D]; states by query: [16], [16] and [16, D]."""
+    """As `vector_step` for q [16, D] and `valid` [1 or 16, N]; states by query."""
     score = product(q, tl.trans(k), PRECISION) * scale
-    score = tl.where(valid[None, :], score, float("-inf"))
+    score = tl.where(valid, score, float("-inf"))
     new = tl.maximum(top, tl.max(score, axis=1))
     keep = tl.exp2(top - finite(new))
     weight = tl.exp2(score - finite(new)[:, None])

@@ -11,7 +11,7 @@ from ratjax_kernels.triton_call import device_problem, launch
 
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4, "BAND": 1}
-MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
+MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3, "BAND": 4}
 # Splits are at least this long, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
 # Programs a multiprocessor: several waves, so that the last one is short beside the rest.
@@ -39,6 +39,12 @@ def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
     """`tuned`, with fewer rows a tile where rows are longer than the 256 bytes it was tuned for."""
     row_bytes = power_of_two(channels, 16) * itemsize
     return {**tuned, "N": max(tuned["N"] * 256 // max(row_bytes, 256), least)}
+
+
+def band_of_heads(most: int, group: int, kv_heads: int) -> int:
+    """Neighbouring key/value heads of a program: of `most`, what divides them and fills 16 rows."""
+    most = math.gcd(most, kv_heads)
+    return most if group == 1 else min(most, max(16 // power_of_two(group), 1))
 
 
 def precision(dtype) -> str:
@@ -75,10 +81,10 @@ def _launch(layer, k, v, q, lengths, mask):
     group = heads // kv_heads
     size = k.dtype.itemsize
     tuned = fitted(VECTOR, channels, size) if group == 1 else fitted(MATRIX, channels, size, 16)
-    if group == 1:
-        tuned["BAND"] = math.gcd(tuned["BAND"], heads)
-    band = tuned.get("BAND", 1)
-    chunk = chunk_of_slots(batch * kv_heads // band, slots, tuned["N"] // band)
+    band = band_of_heads(tuned["BAND"], group, kv_heads)
+    tuned["BAND"] = band
+    rows = batch * kv_heads // band
+    chunk = chunk_of_slots(rows, slots, tuned["N"] // band)
     splits = math.ceil(slots / chunk)
     constants = {
         "BATCH": batch,
@@ -97,13 +103,15 @@ def _launch(layer, k, v, q, lengths, mask):
     kernel = triton_kernels.vector_kernel
     if group > 1:
         kernel = triton_kernels.matrix_kernel
-        constants |= {"RP": power_of_two(group, 16), "PRECISION": precision(k.dtype)}
-    rows = batch * kv_heads
+        constants |= {"RP": power_of_two(group * band, 16), "PRECISION": precision(k.dtype)}
     return launch(
         kernel,
         (q, k, v, lengths, layer, lengths if mask is None else mask),
-        (jax.ShapeDtypeStruct(q.shape, q.dtype), *scratch(batch * heads, rows, splits, channels)),
-        grid=(rows // band * splits,),
+        (
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            *scratch(batch * heads, batch * heads, splits, channels),
+        ),
+        grid=(rows * splits,),
         zeroed=(3,) if splits > 1 else (),
         **constants,
     )[0]

@@ -78,37 +78,47 @@ def matrix_kernel(
     BATCH: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr, R: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, SCALE: tl.constexpr, MASKED: tl.constexpr,
     CHUNK: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr,
-    N: tl.constexpr, PIPELINE: tl.constexpr, RP: tl.constexpr, PRECISION: tl.constexpr,
+    N: tl.constexpr, BAND: tl.constexpr, PIPELINE: tl.constexpr,
+    RP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """A band of neighbouring key/value heads a program, each with its R queries.
+
+    The band's queries fill the 16 rows that a matrix product has at least; what a query makes of
+    another head's keys is thrown away.
+    """
     GROUPS: tl.constexpr = HEADS // R
-    kv_head, split = tl.program_id(0) % GROUPS, (tl.program_id(0) // GROUPS) % SPLITS
-    batch = tl.program_id(0) // (GROUPS * SPLITS)
-    group = batch.to(tl.int64) * GROUPS + kv_head
+    BANDS: tl.constexpr = GROUPS // BAND
+    QUERIES: tl.constexpr = R * BAND
+    band, split = tl.program_id(0) % BANDS, (tl.program_id(0) // BANDS) % SPLITS
+    batch = tl.program_id(0) // (BANDS * SPLITS)
+    group = batch.to(tl.int64) * BANDS + band
     start = split * CHUNK
     stop = tl.minimum(start + CHUNK, tl.load(lengths_ptr + batch))
     row, channel, query = tl.arange(0, N), tl.arange(0, DP), tl.arange(0, RP)
     known = channel < D
+    own = (query // R)[:, None] == (row % BAND)[None, :]
     STRIDE: tl.constexpr = GROUPS * D
     slots = (tl.load(layer_ptr).to(tl.int64) * BATCH + batch) * SLOTS
-    offset = row[:, None] * STRIDE + channel[None, :]
+    offset = (row // BAND * STRIDE + row % BAND * D)[:, None] + channel[None, :]
     q = tl.load(
-        q_ptr + (group * R + query)[:, None] * D + channel[None, :],
-        mask=(query < R)[:, None] & known[None, :],
+        q_ptr + (group * QUERIES + query)[:, None] * D + channel[None, :],
+        mask=(query < QUERIES)[:, None] & known[None, :],
         other=0.0,
     )
     top = tl.full((RP,), float("-inf"), tl.float32)
     total = tl.zeros((RP,), tl.float32)
     mean = tl.zeros((RP, DP), tl.float32)
-    for at in tl.range(start, stop, N, num_stages=PIPELINE):
-        valid = _kept(mask_ptr + batch.to(tl.int64) * SLOTS, at + row, at + row < stop, MASKED)
+    for at in tl.range(start, stop, N // BAND, num_stages=PIPELINE):
+        slot = at + row // BAND
+        valid = _kept(mask_ptr + batch.to(tl.int64) * SLOTS, slot, slot < stop, MASKED)
         inside = valid[:, None] & known[None, :]
-        origin = (slots + at) * STRIDE + kv_head * D
+        origin = (slots + at) * STRIDE + band * BAND * D
         k = tl.load(k_ptr + origin + offset, mask=inside, other=0.0)
         v = tl.load(v_ptr + origin + offset, mask=inside, other=0.0)
         top, total, mean = matrix_step(
-            q.to(k.dtype), k, v, valid, top, total, mean, SCALE, PRECISION
+            q.to(k.dtype), k, v, valid[None, :] & own, top, total, mean, SCALE, PRECISION
         )
     finish(
-        out_ptr, part_ptr, stats_ptr, counter_ptr, group * R, group, split, top, total, mean,
-        R, RP, D, DP, SPLITS, SP,
+        out_ptr, part_ptr, stats_ptr, counter_ptr, group * QUERIES, group, split,
+        top, total, mean, QUERIES, RP, D, DP, SPLITS, SP,
     )  # fmt: skip
