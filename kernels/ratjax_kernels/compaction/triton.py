@@ -9,7 +9,7 @@ from ratjax_kernels.compaction.triton_kernels import digits_kernel, write_kernel
 from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
 
 _LONGEST_CHUNK = 4096
-_WARPS = 4
+_WARPS = 8
 
 
 def limits_of_kept_positions(scores, lengths, window, capacity):

@@ -14,6 +14,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+# Chunks whose counts are read at once.
+TOGETHER = tl.constexpr(32)
 _NEVER = tl.constexpr(-(2**31))
 _ALWAYS = tl.constexpr(2**31 - 1)
 
@@ -43,8 +45,8 @@ def _next_digit(table_ptr, row, wanted, CHUNKS: tl.constexpr):
     digit = tl.arange(0, 256)
     counts = tl.zeros((256,), tl.int32)
     table_ptr += row * CHUNKS * 256
-    for first in range(0, CHUNKS, 8):
-        chunk = first + tl.arange(0, 8)
+    for first in range(0, CHUNKS, TOGETHER):
+        chunk = first + tl.arange(0, TOGETHER)
         where = table_ptr + chunk[:, None] * 256 + digit[None, :]
         counts += tl.sum(tl.load(where, mask=(chunk < CHUNKS)[:, None], other=0), 0)
     larger = tl.sum(counts, 0) - tl.cumsum(counts, 0)
@@ -111,8 +113,8 @@ def write_kernel(
     above_all = row * 0
     above_before = row * 0
     equal_before = row * 0
-    for first in range(0, CHUNKS, 8):
-        other = first + tl.arange(0, 8)
+    for first in range(0, CHUNKS, TOGETHER):
+        other = first + tl.arange(0, TOGETHER)
         cell = (row * CHUNKS + other)[:, None] * 256 + digit[None, :]
         counts = tl.load(counted_ptr + cell, mask=(other < CHUNKS)[:, None], other=0)
         above = tl.load(above_ptr + row * CHUNKS + other, mask=other < CHUNKS, other=0)
