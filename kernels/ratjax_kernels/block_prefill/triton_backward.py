@@ -25,7 +25,8 @@ def gradients_kernel(
     q_ptr, k_ptr, v_ptr, d_out_ptr, lse_ptr, delta_ptr, lists_ptr, entries_ptr, starts_ptr,
     shared_ptr,
     dk_ptr, dv_ptr, dq_ptr, dk_parts_ptr, dv_parts_ptr,
-    LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, CHANNELS: tl.constexpr,
+    BATCH: tl.constexpr, LENGTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEPT: tl.constexpr, SCALE: tl.constexpr,
     NATURAL_SCALE: tl.constexpr, ITEMS: tl.constexpr, SHARED: tl.constexpr,
     SEGMENT: tl.constexpr, WIDTH: tl.constexpr,
@@ -37,7 +38,16 @@ def gradients_kernel(
     """
     GROUP: tl.constexpr = HEADS // KV_HEADS
     N: tl.constexpr = LENGTH * GROUP
-    stream, item = tl.program_id(0) // ITEMS, tl.program_id(0) % ITEMS
+    # Programs start in the order of their numbers: all streams' first items come first, which are
+    # block 0's where every query lists it, so that no long list is left for the end.
+    HEAD: tl.constexpr = min((N + SEGMENT - 1) // SEGMENT, ITEMS - 1)
+    STREAMS: tl.constexpr = BATCH * KV_HEADS
+    number = tl.program_id(0)
+    if number < STREAMS * HEAD:
+        stream, item = number % STREAMS, number // STREAMS
+    else:
+        number -= STREAMS * HEAD
+        stream, item = number // (ITEMS - HEAD), HEAD + number % (ITEMS - HEAD)
     starts_ptr += stream * (BLOCKS + 1)
     if item >= tl.load(starts_ptr + BLOCKS):
         return
@@ -89,9 +99,9 @@ def gradients_kernel(
 
     dk *= NATURAL_SCALE
     shared_ptr += stream * (BLOCKS + 1)
-    number = tl.load(shared_ptr + block)
-    if tl.load(shared_ptr + block + 1) > number:
-        part = (wide * SHARED + number + segment) * (KEYS * CHANNELS)
+    place = tl.load(shared_ptr + block)
+    if tl.load(shared_ptr + block + 1) > place:
+        part = (wide * SHARED + place + segment) * (KEYS * CHANNELS)
         store_tile(dk_parts_ptr + part, key * CHANNELS, key < KEYS, dk, CHANNELS, LANES)
         store_tile(dv_parts_ptr + part, key * CHANNELS, key < KEYS, dv, CHANNELS, LANES)
     else:

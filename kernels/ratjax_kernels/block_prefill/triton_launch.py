@@ -34,12 +34,15 @@ class Tiles(NamedTuple):
 
 
 # The fastest of those measured on an H100, with 128 channels in bfloat16.
-VISIT = Tiles(rows=128, warps=8, stages=3, segment=1024)
-LOCAL = Tiles(rows=128, warps=8, stages=1)
+VISIT = Tiles(rows=64, warps=4, stages=3, segment=1024)
+LOCAL = Tiles(rows=64, warps=4, stages=1)
 MERGE = Tiles(rows=32, warps=4, stages=1)
 GRADIENTS = Tiles(rows=64, warps=8, stages=3, segment=4096)
-QUERY = Tiles(rows=64, warps=8, stages=1)
+QUERY = Tiles(rows=16, warps=4, stages=1)
 LISTS = Tiles(rows=256, warps=4, stages=1)  # rows: entries of a chunk
+# The same for blocks of at most 64 positions.
+NARROW_VISIT = Tiles(rows=64, warps=4, stages=3)
+NARROW_GRADIENTS = Tiles(rows=32, warps=4, stages=2)
 # Where numbers are wide or heads large, what fits.
 SMALL = Tiles(rows=32, warps=8, stages=1)
 
@@ -86,9 +89,12 @@ class Sizes:
     def keys(self) -> int:
         return power(self.block_size)
 
-    def tiles(self, tiles: Tiles) -> Tiles:
-        wide = self.dtype == jnp.float32 or self.channels > 128
-        return SMALL._replace(segment=tiles.segment) if wide else tiles
+    def tiles(self, tiles: Tiles, narrow: Tiles | None = None) -> Tiles:
+        if self.dtype == jnp.float32 or self.channels > 128:
+            return SMALL._replace(segment=tiles.segment)
+        if narrow is not None and self.keys <= 64:
+            return narrow._replace(segment=tiles.segment)
+        return tiles
 
     def items(self, tiles: Tiles) -> int:
         """The most work items that a stream's lists can make; an empty list may make one."""
@@ -114,6 +120,7 @@ class Sizes:
     def launch(self, kernel, inputs, outputs, grid, tiles: Tiles, **more):
         """Launches `kernel` with those of the constants here that it has."""
         constants = {
+            "BATCH": self.batch,
             "LENGTH": self.length,
             "HEADS": self.heads,
             "KV_HEADS": self.kv_heads,
@@ -211,7 +218,7 @@ def make_lists(sizes: Sizes, block_ids) -> tuple[jax.Array, Lists]:
     (entries,) = run(
         triton_lists.fill_kernel, (ids, before, starts),
         (sizes.shape(sizes.rows * sizes.kept),),
-        (chunks, sizes.streams), PIECE=32, **cut,
+        (chunks, sizes.streams), PIECE=16, **cut,
     )  # fmt: skip
     return ids, Lists(entries, starts, own, *items)
 
@@ -227,7 +234,7 @@ def visit(sizes: Sizes, q, k, v, lists: Lists):
             sizes.shape(*entries, dtype=jnp.float32),
         ),
         (sizes.streams * sizes.items(VISIT),),
-        sizes.tiles(VISIT),
+        sizes.tiles(VISIT, NARROW_VISIT),
         ITEMS=sizes.items(VISIT),
     )
 
@@ -260,7 +267,7 @@ def gradients(sizes: Sizes, q, k, v, d_out, lse, delta, lists: Lists):
     shared = max(sizes.shared(GRADIENTS), 1)
     sums = sizes.shape(shared, sizes.keys, sizes.channels, dtype=jnp.float32)
     parts = sizes.shape(sizes.rows, sizes.kept, sizes.channels, dtype=sizes.dtype)
-    tiles = sizes.tiles(GRADIENTS)
+    tiles = sizes.tiles(GRADIENTS, NARROW_GRADIENTS)
     if has_tensor_memory():
         tiles = tiles._replace(rows=32)  # five sums of 64 rows need more than its 512 columns
     return sizes.launch(

@@ -122,12 +122,13 @@ def fill_kernel(
     block = tl.load(clean_ptr + entry, mask=entry < every, other=-1)
     listed = block >= 0
     # How many entries of the chunk list the same block before: all pairs, a piece at a time.
-    rank = tl.zeros((ENTRIES,), tl.int32)
+    counts = tl.zeros((PIECE, ENTRIES), tl.int32)
     for start in range(0, ENTRIES, PIECE):
         earlier = first + start + tl.arange(0, PIECE)
         other = tl.load(clean_ptr + earlier, mask=earlier < every, other=-1)
         same = (other[:, None] == block[None, :]) & (earlier[:, None] < entry[None, :])
-        rank += tl.sum(same.to(tl.int32), axis=0)
+        counts += same.to(tl.int32)
+    rank = tl.sum(counts, axis=0)
     before_ptr += (stream * tl.num_programs(0) + tl.program_id(0)) * BLOCKS
     at = tl.load(starts_ptr + stream * (BLOCKS + 1) + block, mask=listed, other=0)
     at += tl.load(before_ptr + block, mask=listed, other=0)
