@@ -155,7 +155,7 @@ def test_batching_scanning_and_their_gradients():
     )(*single)
     for w, m, s in zip(want, mapped, scanned, strict=True):
         np.testing.assert_allclose(m[:, 0], w, atol=1e-5)
-        np.testing.assert_array_equal(m, s)
+        np.testing.assert_allclose(s[:, 0], w, atol=1e-5)
 
 
 @runs_triton
