@@ -20,16 +20,30 @@ CASES = {"1x131072": (1, 131072)}
 
 
 def _score(implementation, q, k, v, lengths):
-    run = jax.jit(lambda *x: window_scores(*x, implementation))
-    return timing.milliseconds(run, q[:, -WINDOW:], k, lengths)
+    def step(carry, q, k):
+        lengths, _ = carry
+        votes = window_scores(q, k, lengths, implementation)
+        return _unchanged(lengths, votes[:, 0, 0]), votes
+
+    carry = lengths + 0, jnp.zeros((k.shape[0], k.shape[2], k.shape[1]), jnp.float32)
+    return timing.chained_milliseconds(step, carry, q[:, -WINDOW:], k, steps=20)
 
 
 def _compress(implementation, q, k, v, lengths):
+    def step(carry, q, k, v):
+        lengths, *_ = carry
+        kept = snapkv.compress(q, k, v, window=WINDOW, capacity=CAPACITY, lengths=lengths)
+        return _unchanged(lengths, kept[2][:, 0, 0]), *kept
+
     jax.clear_caches()
     with prefer(implementation):
-        return timing.milliseconds(
-            lambda *x: snapkv.compress(*x, window=WINDOW, capacity=CAPACITY), q, k, v
-        )
+        start = lengths + 0, *snapkv.compress(q, k, v, window=WINDOW, capacity=CAPACITY)
+        return timing.chained_milliseconds(step, start, q, k, v, steps=20)
+
+
+def _unchanged(lengths, some):
+    """`lengths`, but only after `some`, which is never negative: steps wait for each other."""
+    return lengths + jnp.minimum(some, 0).astype(jnp.int32)
 
 
 def main(_):
