@@ -26,7 +26,7 @@ def test_scores_compile_to_machine_code(kv_heads, capability, capsys):
     shapes = [jax.ShapeDtypeStruct(*x) for x in (*shapes, ((1,), "int32"))]
     run = functools.partial(window_scores, implementation="triton")
     for name, usage in check_compiles(capsys, capability, run, *shapes):
-        assert usage.spilled <= 64, name
+        assert capability != 90 or usage.spilled <= 64, name
         assert usage.shared <= (163 if capability == 80 else 227) * 1024, name
 
 

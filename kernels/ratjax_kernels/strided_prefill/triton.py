@@ -47,6 +47,13 @@ _FLOAT32 = {
     "keys": Tiling(32, 16, 4, 2),
     "own_keys": Tiling(16, 16, 4, 1),
 }
+_WIDE_FLOAT32 = {
+    "forward": Tiling(32, 16, 8, 1),
+    "queries": Tiling(32, 16, 8, 1),
+    "far_keys": Tiling(32, 16, 8, 1),
+    "keys": Tiling(16, 16, 4, 1),
+    "own_keys": Tiling(16, 16, 4, 1),
+}
 
 # Programs that keep every multiprocessor busy to the end, and queries that make a stretch
 # worth its partial sums.
@@ -113,9 +120,8 @@ _attend.defvjp(_forward, _backward)
 
 def tiling_of(kernel: str, dtype, padded: int) -> Tiling:
     """How `kernel` is cut up for `padded` channels of `dtype`."""
-    if dtype == jnp.float32:
-        return _FLOAT32[kernel]
-    return (_NARROW if padded <= 128 else _WIDE)[kernel]
+    narrow, wide = (_FLOAT32, _WIDE_FLOAT32) if dtype == jnp.float32 else (_NARROW, _WIDE)
+    return (narrow if padded <= 128 else wide)[kernel]
 
 
 def _constants(q, k, pattern):
