@@ -39,10 +39,10 @@ LOCAL = Tiles(rows=64, warps=4, stages=1)
 MERGE = Tiles(rows=32, warps=4, stages=1)
 GRADIENTS = Tiles(rows=64, warps=8, stages=3, segment=4096)
 QUERY = Tiles(rows=16, warps=4, stages=1)
-LISTS = Tiles(rows=256, warps=4, stages=1)  # rows: entries of a chunk
+LISTS = Tiles(rows=128, warps=4, stages=1)  # rows: entries of a chunk
 # The same for blocks of at most 64 positions.
 NARROW_VISIT = Tiles(rows=64, warps=4, stages=3)
-NARROW_GRADIENTS = Tiles(rows=32, warps=4, stages=2)
+NARROW_GRADIENTS = Tiles(rows=64, warps=4, stages=2)
 # Where numbers are wide or heads large, what fits.
 SMALL = Tiles(rows=32, warps=8, stages=1)
 
