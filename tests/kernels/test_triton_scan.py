@@ -84,8 +84,8 @@ def test_outputs_and_all_gradients(length, batch, heads, channels, dtype):
 
 @runs_triton
 def test_saturated_gates_and_vmap():
-    (gates, k, v), state, _ = inputs(300, jnp.float32, 2, 2, 32)
-    gates = gates.at[:, 100].set(jnp.inf).at[:, 200].set(-jnp.inf).at[:, 250:].set(jnp.inf)
+    (gates, k, v), state, _ = inputs(60, jnp.float32, 1, 1, 32)
+    gates = gates.at[:, 20].set(jnp.inf).at[:, 30].set(-jnp.inf).at[:, 50:].set(jnp.inf)
 
     def loss(gates, k, v, implementation):
         (k_mem, v_mem), last = decay_scan(gates, k, v, state, True, implementation)
@@ -95,7 +95,7 @@ def test_saturated_gates_and_vmap():
     want = jax.grad(loss, argnums=(0, 1, 2))(gates, k, v, "reference")
     for h, w in zip(grads, want, strict=True):
         np.testing.assert_allclose(h, w, atol=1e-4, rtol=1e-4)
-    np.testing.assert_array_equal(grads[0][:, [100, 200, 250, 299]], 0)
+    np.testing.assert_array_equal(grads[0][:, [20, 30, 50, 59]], 0)
     closed = decay_scan(jnp.full_like(gates, -jnp.inf), k, v, implementation="triton")[0]
     np.testing.assert_array_equal(closed, k)
     mapped = jax.vmap(lambda *x: decay_scan(*x, implementation="triton")[0])(

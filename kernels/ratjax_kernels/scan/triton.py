@@ -8,15 +8,15 @@ from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
 
 
 def tile_of(batch: int, channels: int) -> dict[str, int]:
-    """The constants of the kernels that depend on the shape."""
-    few = batch * channels < 8192
-    return {
-        "GROUPS": 8,
-        "RUN": 4,
-        "COLS": 32,
-        "WINDOW": 8 if few else 1,
-        "num_warps": 4,
-    }
+    """The constants of the kernels that depend on the shape.
+
+    A tile passes the state on about 1.1 us after it got its own. With few channels in all that is
+    longer than memory needs for a row of tiles, so the state is handed on WINDOW tiles at a time.
+    Each of the two waits loads at least one word a thread: GROUPS * COLS and WINDOW * COLS are
+    both at least 32 * num_warps (a WINDOW of 1 has no second wait).
+    """
+    window = 8 if batch * channels < 8192 else 1
+    return {"GROUPS": 4, "RUN": 8, "COLS": 64, "WINDOW": window, "num_warps": 4}
 
 
 def limits_of_decay_scan(gate_logits, k, v, k_0, v_0):

@@ -83,27 +83,27 @@ def _store(at, value, inside, EVEN: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _shifted(total, group, STEP: tl.constexpr, GROUPS: tl.constexpr, fill: tl.constexpr):
-    """Row i becomes row i + STEP of `total` [GROUPS, COLS]; rows from outside are `fill`."""
+def _shifted(x, entry, group, STEP: tl.constexpr, GROUPS: tl.constexpr):
+    """Row i becomes row i + STEP of `x` [GROUPS, COLS]; where there is none, that of `entry`."""
     source = group + STEP
     index = tl.minimum(tl.maximum(source, 0), GROUPS - 1)[:, None]
-    moved = tl.gather(total, tl.broadcast_to(index, total.shape), axis=0)
-    return tl.where(((source >= 0) & (source < GROUPS))[:, None], moved, fill)
+    moved = tl.gather(x, tl.broadcast_to(index, x.shape), axis=0)
+    return tl.where(((source >= 0) & (source < GROUPS))[:, None], moved, entry)
 
 
 @triton.jit
 @no_type_check
-def _row(total, group, at: tl.constexpr):
-    """Row `at` of `total` [GROUPS, COLS]."""
-    return tl.sum(tl.where((group == at)[:, None], total, 0.0), axis=0)
+def _row(x, group, at: tl.constexpr):
+    """Row `at` of `x`."""
+    return tl.sum(tl.where((group == at)[:, None], x, 0.0), axis=0)
 
 
 @triton.jit
 @no_type_check
-def _post(words, at, value):
-    """Leaves a number where `_value` finds it: zero means that nothing is there yet."""
+def _post(words, at, value, rows):
+    """Leaves the numbers of `rows` where `_value` finds them; zero: nothing is there yet."""
     word = value.to(tl.int32, bitcast=True) ^ -1
-    tl.store(words + at, tl.where(word == 0, _NAN_WORD, word))
+    tl.store(words + at, tl.where(word == 0, _NAN_WORD, word), mask=rows)
 
 
 @triton.jit
@@ -115,9 +115,14 @@ def _value(word):
 @triton.jit
 @no_type_check
 def _wait(words, k_at, v_at):
+    """The numbers at `k_at` and `v_at` [GROUPS, COLS], once they are there.
+
+    Every thread loads words of its own. Were the places fewer than the threads, several threads
+    would load one word each at its own moment, and the test would see only one of them.
+    """
     k_word = tl.load(words + k_at, volatile=True)
     v_word = tl.load(words + v_at, volatile=True)
-    while tl.min(((k_word != 0) & (v_word != 0)).to(tl.int32)) == 0:
+    while tl.min(tl.min(((k_word != 0) & (v_word != 0)).to(tl.int32), axis=1), axis=0) == 0:
         k_word = tl.load(words + k_at, volatile=True)
         v_word = tl.load(words + v_at, volatile=True)
     return _value(k_word), _value(v_word)
@@ -138,10 +143,12 @@ def _wait_for_totals(totals, at, step, before, column, PLANE: tl.constexpr, WIND
     kept = tl.load(totals + place, mask=asked, other=-1, volatile=True)
     k = tl.load(totals + place + PLANE, mask=asked, other=-1, volatile=True)
     v = tl.load(totals + place + 2 * PLANE, mask=asked, other=-1, volatile=True)
-    while tl.min(((kept != 0) & (k != 0) & (v != 0)).to(tl.int32)) == 0:
+    there = (kept != 0) & (k != 0) & (v != 0)
+    while tl.min(tl.min(there.to(tl.int32), axis=1), axis=0) == 0:
         kept = tl.load(totals + place, mask=asked, other=-1, volatile=True)
         k = tl.load(totals + place + PLANE, mask=asked, other=-1, volatile=True)
         v = tl.load(totals + place + 2 * PLANE, mask=asked, other=-1, volatile=True)
+        there = (kept != 0) & (k != 0) & (v != 0)
     kept = tl.where(asked, _value(kept), 1.0)
     k = tl.where(asked, _value(k), 0.0)
     v = tl.where(asked, _value(v), 0.0)
@@ -192,43 +199,39 @@ def forward_kernel(
         v_sum = keep * v_sum + take * v.to(tl.float32)
     kept, k_sum, v_sum = tl.associative_scan((kept, k_sum, v_sum), 0, _compose)
 
-    plane: tl.constexpr = column_tiles * COLS
     # [batch, row tile, keys or values, channel]
-    post_at = ((batch * row_tiles + tile) * 2) * plane + column
-    state_at = batch * CHANNELS + column
-    kept_all = _row(kept, group, GROUPS - 1)
-    k_all = _row(k_sum, group, GROUPS - 1)
-    v_all = _row(v_sum, group, GROUPS - 1)
+    plane: tl.constexpr = column_tiles * COLS
+    everywhere = tl.broadcast_to(column[None, :], (GROUPS, COLS))
+    post_at = ((batch * row_tiles + tile) * 2) * plane + everywhere
+    state_at = batch * CHANNELS + everywhere
+    last = tl.broadcast_to((group == GROUPS - 1)[:, None], (GROUPS, COLS))
     before = tile % WINDOW
     if WINDOW > 1:
         totals = totals_ptr + batch * row_tiles * 3 * plane
         if before < WINDOW - 1:
-            _post(totals, (tile * 3) * plane + column, kept_all)
-            _post(totals, (tile * 3 + 1) * plane + column, k_all)
-            _post(totals, (tile * 3 + 2) * plane + column, v_all)
-    kept = _shifted(kept, group, -1, GROUPS, 1.0)
-    k_sum = _shifted(k_sum, group, -1, GROUPS, 0.0)
-    v_sum = _shifted(v_sum, group, -1, GROUPS, 0.0)
+            _post(totals, (tile * 3) * plane + everywhere, kept, last)
+            _post(totals, (tile * 3 + 1) * plane + everywhere, k_sum, last)
+            _post(totals, (tile * 3 + 2) * plane + everywhere, v_sum, last)
     if tile == before:
-        k_in = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
-        v_in = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
+        k_in = tl.load(k_0_ptr + state_at, mask=known[None, :], other=0.0)
+        v_in = tl.load(v_0_ptr + state_at, mask=known[None, :], other=0.0)
     else:
         entry = post_at - (before + 1) * (2 * plane)
         k_in, v_in = _wait(words_ptr, entry, entry + plane)
     if WINDOW > 1 and before > 0:
         kept_w, k_w, v_w = _wait_for_totals(totals, tile, -1, before, column, plane, WINDOW)
-        k_in = k_w + kept_w * k_in
-        v_in = v_w + kept_w * v_in
-    k_out = k_all + kept_all * k_in
-    v_out = v_all + kept_all * v_in
-    _post(words_ptr, post_at, k_out)
-    _post(words_ptr, post_at + plane, v_out)
+        k_in = k_w[None, :] + kept_w[None, :] * k_in
+        v_in = v_w[None, :] + kept_w[None, :] * v_in
+    k_out = k_sum + kept * k_in
+    v_out = v_sum + kept * v_in
+    _post(words_ptr, post_at, k_out, last)
+    _post(words_ptr, post_at + plane, v_out, last)
     if tile == row_tiles - 1:
-        tl.store(k_last_ptr + state_at, k_out, mask=known)
-        tl.store(v_last_ptr + state_at, v_out, mask=known)
+        tl.store(k_last_ptr + state_at, k_out, mask=last & known[None, :])
+        tl.store(v_last_ptr + state_at, v_out, mask=last & known[None, :])
 
-    k_mem = k_sum + kept * k_in[None, :]
-    v_mem = v_sum + kept * v_in[None, :]
+    k_mem = _shifted(k_out, k_in, group, -1, GROUPS)
+    v_mem = _shifted(v_out, v_in, group, -1, GROUPS)
     for r in tl.static_range(RUN):
         inside = (at + r < LENGTH) & known[None, :]
         gate = _load(gate_at + r * CHANNELS, inside, float("inf"), EVEN)
@@ -295,49 +298,43 @@ def backward_kernel(
     h_kept, k_sum, v_sum = tl.associative_scan((kept, k_sum, v_sum), 0, _compose)
     kept, ck_sum, cv_sum = tl.associative_scan((kept, ck_sum, cv_sum), 0, _compose, reverse=True)
     plane: tl.constexpr = column_tiles * COLS
-    post_at = ((batch * row_tiles + tile) * 2) * plane + column
-    state_at = batch * CHANNELS + column
-    kept_all = _row(kept, group, 0)
-    ck_all = _row(ck_sum, group, 0)
-    cv_all = _row(cv_sum, group, 0)
+    everywhere = tl.broadcast_to(column[None, :], (GROUPS, COLS))
+    post_at = ((batch * row_tiles + tile) * 2) * plane + everywhere
+    state_at = batch * CHANNELS + everywhere
+    first = tl.broadcast_to((group == 0)[:, None], (GROUPS, COLS))
     before = (row_tiles - 1 - tile) % WINDOW
     if WINDOW > 1:
         totals = totals_ptr + batch * row_tiles * 3 * plane
         if before < WINDOW - 1:
-            _post(totals, (tile * 3) * plane + column, kept_all)
-            _post(totals, (tile * 3 + 1) * plane + column, ck_all)
-            _post(totals, (tile * 3 + 2) * plane + column, cv_all)
-    kept = _shifted(kept, group, 1, GROUPS, 1.0)
-    ck_sum = _shifted(ck_sum, group, 1, GROUPS, 0.0)
-    cv_sum = _shifted(cv_sum, group, 1, GROUPS, 0.0)
+            _post(totals, (tile * 3) * plane + everywhere, kept, first)
+            _post(totals, (tile * 3 + 1) * plane + everywhere, ck_sum, first)
+            _post(totals, (tile * 3 + 2) * plane + everywhere, cv_sum, first)
     if tile + before == row_tiles - 1:
-        ck_in = tl.load(dk_last_ptr + state_at, mask=known, other=0.0)
-        cv_in = tl.load(dv_last_ptr + state_at, mask=known, other=0.0)
+        ck_in = tl.load(dk_last_ptr + state_at, mask=known[None, :], other=0.0)
+        cv_in = tl.load(dv_last_ptr + state_at, mask=known[None, :], other=0.0)
     else:
         entry = post_at + (before + 1) * (2 * plane)
         ck_in, cv_in = _wait(words_ptr, entry, entry + plane)
     if WINDOW > 1 and before > 0:
         kept_w, k_w, v_w = _wait_for_totals(totals, tile, 1, before, column, plane, WINDOW)
-        ck_in = k_w + kept_w * ck_in
-        cv_in = v_w + kept_w * cv_in
-    ck_out = ck_all + kept_all * ck_in
-    cv_out = cv_all + kept_all * cv_in
-    _post(words_ptr, post_at, ck_out)
-    _post(words_ptr, post_at + plane, cv_out)
-    c_k = ck_sum + kept * ck_in[None, :]
-    c_v = cv_sum + kept * cv_in[None, :]
+        ck_in = k_w[None, :] + kept_w[None, :] * ck_in
+        cv_in = v_w[None, :] + kept_w[None, :] * cv_in
+    ck_out = ck_sum + kept * ck_in
+    cv_out = cv_sum + kept * cv_in
+    _post(words_ptr, post_at, ck_out, first)
+    _post(words_ptr, post_at + plane, cv_out, first)
     if tile == 0:
-        tl.store(dk_0_ptr + state_at, ck_out, mask=known)
-        tl.store(dv_0_ptr + state_at, cv_out, mask=known)
-        k_in = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
-        v_in = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
+        tl.store(dk_0_ptr + state_at, ck_out, mask=first & known[None, :])
+        tl.store(dv_0_ptr + state_at, cv_out, mask=first & known[None, :])
+        k_in = tl.load(k_0_ptr + state_at, mask=known[None, :], other=0.0)
+        v_in = tl.load(v_0_ptr + state_at, mask=known[None, :], other=0.0)
     else:
         k_in = _value(tl.load(states_ptr + post_at - 2 * plane))
         v_in = _value(tl.load(states_ptr + post_at - plane))
-
-    h_kept = _shifted(h_kept, group, -1, GROUPS, 1.0)
-    h_k = _shifted(k_sum, group, -1, GROUPS, 0.0) + h_kept * k_in[None, :]
-    h_v = _shifted(v_sum, group, -1, GROUPS, 0.0) + h_kept * v_in[None, :]
+    c_k = _shifted(ck_out, ck_in, group, 1, GROUPS)
+    c_v = _shifted(cv_out, cv_in, group, 1, GROUPS)
+    h_k = _shifted(k_sum + h_kept * k_in, k_in, group, -1, GROUPS)
+    h_v = _shifted(v_sum + h_kept * v_in, v_in, group, -1, GROUPS)
 
     # The gate's gradient pairs states, which run forward, with c, which runs backward: the changes
     # along a run wait in registers. (h_{t-1} - x_t) g_t = h_t - x_t.
