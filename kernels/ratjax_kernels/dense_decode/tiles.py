@@ -40,8 +40,8 @@ def finite(top):
 @triton.jit
 @no_type_check
 def vector_step(q, k, v, valid, top, total, mean, scale):
-    """Takes in a tile of k and v [N, D], zero where not `valid` [N]; q is [1 or N, D]."""
-    score = tl.sum(q * k.to(tl.float32), axis=1) * scale
+    """Takes in a tile: q [D], k and v [N, D] (zero where not `valid` [N]), states by row."""
+    score = tl.sum(q[None, :] * k.to(tl.float32), axis=1) * scale
     score = tl.where(valid, score, float("-inf"))
     new = tl.maximum(top, score)
     keep = tl.exp2(top - finite(new))
@@ -64,9 +64,9 @@ def vector_collapse(top, total, mean):
 @triton.jit
 @no_type_check
 def matrix_step(q, k, v, valid, top, total, mean, scale, PRECISION: tl.constexpr):
-    """As `vector_step` for q [16, D] and `valid` [1 or 16, N]; states by query."""
+    """As `vector_step` for q [16, D]; states by query: [16], [16] and [16, D]."""
     score = product(q, tl.trans(k), PRECISION) * scale
-    score = tl.where(valid, score, float("-inf"))
+    score = tl.where(valid[None, :], score, float("-inf"))
     new = tl.maximum(top, tl.max(score, axis=1))
     keep = tl.exp2(top - finite(new))
     weight = tl.exp2(score - finite(new)[:, None])

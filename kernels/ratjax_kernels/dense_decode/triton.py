@@ -10,10 +10,12 @@ from ratjax_kernels.layers import as_stack, merge_layers
 from ratjax_kernels.triton_call import device_problem, launch
 
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
-VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4, "BAND": 1}
-MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3, "BAND": 4}
+VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4}
+MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
 # Splits are at least this long, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
+# Compute capabilities with 99 KiB of shared memory a program, where a tile's rows must be fewer.
+_SMALL = ("8.6", "8.9", "12.0", "12.1")
 # Programs a multiprocessor: several waves, so that the last one is short beside the rest.
 _WAVES = 16
 
@@ -37,14 +39,10 @@ def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
 
 def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
     """`tuned`, with fewer rows a tile where rows are longer than the 256 bytes it was tuned for."""
-    row_bytes = power_of_two(channels, 16) * itemsize
-    return {**tuned, "N": max(tuned["N"] * 256 // max(row_bytes, 256), least)}
-
-
-def band_of_heads(most: int, group: int, kv_heads: int) -> int:
-    """Neighbouring key/value heads of a program: of `most`, what divides them and fills 16 rows."""
-    most = math.gcd(most, kv_heads)
-    return most if group == 1 else min(most, max(16 // power_of_two(group), 1))
+    row_bytes = max(power_of_two(channels, 16) * itemsize, 256)
+    if getattr(jax.devices()[0], "compute_capability", None) in _SMALL:
+        row_bytes *= 2
+    return {**tuned, "N": max(tuned["N"] * 256 // row_bytes, least)}
 
 
 def precision(dtype) -> str:
@@ -81,10 +79,8 @@ def _launch(layer, k, v, q, lengths, mask):
     group = heads // kv_heads
     size = k.dtype.itemsize
     tuned = fitted(VECTOR, channels, size) if group == 1 else fitted(MATRIX, channels, size, 16)
-    band = band_of_heads(tuned["BAND"], group, kv_heads)
-    tuned["BAND"] = band
-    rows = batch * kv_heads // band
-    chunk = chunk_of_slots(rows, slots, tuned["N"] // band)
+    rows = batch * kv_heads
+    chunk = chunk_of_slots(rows, slots, tuned["N"])
     splits = math.ceil(slots / chunk)
     constants = {
         "BATCH": batch,
@@ -103,14 +99,11 @@ def _launch(layer, k, v, q, lengths, mask):
     kernel = triton_kernels.vector_kernel
     if group > 1:
         kernel = triton_kernels.matrix_kernel
-        constants |= {"RP": power_of_two(group * band, 16), "PRECISION": precision(k.dtype)}
+        constants |= {"RP": power_of_two(group, 16), "PRECISION": precision(k.dtype)}
     return launch(
         kernel,
         (q, k, v, lengths, layer, lengths if mask is None else mask),
-        (
-            jax.ShapeDtypeStruct(q.shape, q.dtype),
-            *scratch(batch * heads, batch * heads, splits, channels),
-        ),
+        (jax.ShapeDtypeStruct(q.shape, q.dtype), *scratch(batch * heads, rows, splits, channels)),
         grid=(rows * splits,),
         zeroed=(3,) if splits > 1 else (),
         **constants,

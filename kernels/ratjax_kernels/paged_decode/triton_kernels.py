@@ -117,7 +117,7 @@ def vector_kernel(
     STRIDE: tl.constexpr = HEADS // R * D
     slots = (tl.load(layer_ptr).to(tl.int64) * BATCH + batch) * SLOTS
     origin = slots * STRIDE + head // R * D
-    q = tl.load(q_ptr + group * D + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    q = tl.load(q_ptr + group * D + channel, mask=known, other=0.0).to(tl.float32)
     top = tl.full((N,), float("-inf"), tl.float32)
     total = tl.zeros((N,), tl.float32)
     mean = tl.zeros((N, DP), tl.float32)
