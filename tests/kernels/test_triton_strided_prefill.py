@@ -32,8 +32,8 @@ def test_compiles_to_machine_code(pattern, capability, capsys):
         return jax.vjp(run, q, k, v)[1](d_out)
 
     for name, usage in check_compiles(capsys, capability, step, x, x, x, x):
-        # Tiles were chosen on sm_90, where a spilled number costs what it was to save.
-        assert capability != 90 or usage.spilled <= 64, name
+        # Tiles were chosen on sm_90. The band's gradients may spill: they walk over few tiles.
+        assert capability != 90 or usage.spilled <= 256 * (name == "keys_kernel"), name
         assert usage.shared <= (163 if capability == 80 else 227) * 1024, name
 
 
