@@ -49,7 +49,8 @@ def main(_):
         ms, peer = ours(batch, slots, kv_heads), theirs(batch, slots, kv_heads)
         shape = (batch, slots, HEADS, kv_heads, CHANNELS)
         floor = 1e3 * size / bandwidth
-        rows.append(timing.row("dense_decode", case, shape, ms, floor, "torch SDPA", peer))
+        more = {"bytes": size, "flops": 4 * batch * slots * HEADS * CHANNELS}
+        rows.append(timing.row("dense_decode", case, shape, ms, floor, "torch SDPA", peer, **more))
     timing.finish(rows, {"read_bytes_per_second": bandwidth}, _TARGET.value)
 
 

@@ -147,8 +147,12 @@ def measure(programs: dict) -> tuple[list[dict], float]:
             ms, peer = (
                 timing.milliseconds(f, *args, calls=calls, repeats=5) for f in (sparse, dense)
             )
-            floor = 1e3 * (14 if train else 4) * work / flops
-            more = {"stages_ms": _time_stages(split, arrays)} if train and split else {}
+            needed = (14 if train else 4) * work
+            floor = 1e3 * needed / flops
+            # q, k, v and the output; backward reads those and dout, and writes dq, dk, dv.
+            more = {"flops": needed, "bytes": (12 if train else 4) * arrays[0].nbytes}
+            if train and split:
+                more["stages_ms"] = _time_stages(split, arrays)
             rows.append(
                 timing.row(op, case, _shape(length).shape, ms, floor, "cudnn dense", peer, **more)
             )

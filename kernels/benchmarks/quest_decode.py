@@ -68,8 +68,13 @@ def main(_):
         sparse, dense, read = measure(batch, slots, kv_heads, page_size, fraction)
         floor = 1e3 * read / bandwidth
         shape = (batch, slots, HEADS, kv_heads, CHANNELS)
+        # Two products with the bounds of each page, two with each key and value read.
+        seen = slots // page_size + slots // fraction
+        more = {"bytes": read, "flops": 4 * batch * HEADS * CHANNELS * seen}
         rows.append(
-            timing.row("quest_decode", case, shape, sparse, floor, "our dense_decode", dense)
+            timing.row(
+                "quest_decode", case, shape, sparse, floor, "our dense_decode", dense, **more
+            )
         )
     timing.finish(rows, {"read_bytes_per_second": bandwidth}, _TARGET.value)
 

@@ -39,7 +39,7 @@ def main(_):
     intensity = np.geomspace(0.2, 2e4, 200)
     axes.plot(intensity, np.minimum(intensity * bandwidth, peak) / 1e12, color="0.25")
     axes.annotate(
-        f"copy {bandwidth / 1e12:.2f} TB/s", (0.6, 0.75 * bandwidth / 1e12), rotation=27, fontsize=8
+        f"copy {bandwidth / 1e12:.2f} TB/s", (7, 10 * bandwidth / 1e12), rotation=35, fontsize=8
     )
     axes.annotate(
         f"matrix product {peak / 1e12:.0f} TFLOP/s", (300, 1.12 * peak / 1e12), fontsize=8
@@ -63,7 +63,7 @@ def main(_):
         title=device,
     )
     axes.grid(alpha=0.25, which="both")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right", ncols=2)
     figure.savefig(_TARGET.value, dpi=130)
 
 
