@@ -135,11 +135,28 @@ def recording():
 
 def device_problem(*arrays) -> str | None:
     """Why no Triton kernel can serve these arrays here; None: one can."""
-    if jax.default_backend() != "gpu" and not INTERPRETED and _records is None:
+    cuda = jax.default_backend() == "gpu" and capability()[:1].isdigit()
+    if not cuda and not INTERPRETED and _records is None:
         return "needs a CUDA device"
     for array in arrays:
         if array.dtype not in DTYPES:
             return f"serves float32, bfloat16 and float16, not {array.dtype}"
+    return None
+
+
+# Compute capabilities with 99 KiB of shared memory a program; data-centre GPUs have 163 or more.
+SMALL_SHARED_MEMORY = ("8.6", "8.9", "12.0", "12.1")
+
+
+def capability() -> str:
+    """The compute capability of the default device, such as "9.0"; empty where it has none."""
+    return str(getattr(jax.devices()[0], "compute_capability", ""))
+
+
+def shared_memory_problem() -> str | None:
+    """Why tiles made for data-centre GPUs cannot run here; None: they can."""
+    if capability() in SMALL_SHARED_MEMORY:
+        return f"needs 160 KiB of shared memory, compute capability {capability()} has 99"
     return None
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ratjax_kernels.block_prefill import triton_launch as stages
 from ratjax_kernels.block_prefill.triton_launch import Lists, Sizes, power
-from ratjax_kernels.triton_call import device_problem, merge_vmap
+from ratjax_kernels.triton_call import device_problem, merge_vmap, shared_memory_problem
 
 _MOST_BLOCKS = 4096
 _MOST_SELECTED_FROM = 1024
@@ -68,7 +68,7 @@ def limits_of_block_prefill(q, k, v, block_ids, block_size):
         return f"serves at most {_MOST_BLOCKS} tiles of {tile} positions, not length {length}"
     if length * (heads // k.shape[2]) * kept * channels >= 2**31:
         return f"cannot number the entries of length {length} with lists of {kept}"
-    return device_problem(q, k, v)
+    return device_problem(q, k, v) or shared_memory_problem()
 
 
 def block_prefill(q, k, v, block_ids, block_size):

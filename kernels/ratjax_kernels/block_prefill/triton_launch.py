@@ -14,7 +14,7 @@ from ratjax_kernels.block_prefill import (
     triton_lists,
     triton_select,
 )
-from ratjax_kernels.triton_call import launch
+from ratjax_kernels.triton_call import capability, launch
 
 
 class Tiles(NamedTuple):
@@ -147,7 +147,7 @@ class Sizes:
 
 def has_tensor_memory() -> bool:
     """Whether products are summed in a memory of their own, as from compute capability 10 on."""
-    return float(getattr(jax.devices()[0], "compute_capability", "0")) >= 10
+    return float(capability() or 0) >= 10
 
 
 class Lists(NamedTuple):

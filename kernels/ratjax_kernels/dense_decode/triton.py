@@ -7,15 +7,13 @@ import jax.numpy as jnp
 
 from ratjax_kernels.dense_decode import triton_kernels
 from ratjax_kernels.layers import as_stack, merge_layers
-from ratjax_kernels.triton_call import device_problem, launch
+from ratjax_kernels.triton_call import SMALL_SHARED_MEMORY, capability, device_problem, launch
 
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4}
 MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
 # Splits are at least this long, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
-# Compute capabilities with 99 KiB of shared memory a program, where a tile's rows must be fewer.
-_SMALL = ("8.6", "8.9", "12.0", "12.1")
 # Programs a multiprocessor: several waves, so that the last one is short beside the rest.
 _WAVES = 16
 
@@ -40,7 +38,7 @@ def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
 def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
     """`tuned`, with fewer rows a tile where rows are longer than the 256 bytes it was tuned for."""
     row_bytes = max(power_of_two(channels, 16) * itemsize, 256)
-    if getattr(jax.devices()[0], "compute_capability", None) in _SMALL:
+    if capability() in SMALL_SHARED_MEMORY:
         row_bytes *= 2
     return {**tuned, "N": max(tuned["N"] * 256 // row_bytes, least)}
 

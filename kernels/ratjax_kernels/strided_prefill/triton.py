@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ratjax_kernels.strided_prefill.triton_forward import forward_kernel
 from ratjax_kernels.strided_prefill.triton_keys import far_keys_kernel, keys_kernel
 from ratjax_kernels.strided_prefill.triton_queries import queries_kernel
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
+from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, shared_memory_problem
 
 _WIDEST = 256  # channels; a tile of keys and one of queries must fit into shared memory
 
@@ -87,7 +87,7 @@ def limits_of_strided_prefill(q, k, v, dilation, local, initial):
     """See `ratjax_kernels.dispatch.Operation`."""
     if q.shape[-1] > _WIDEST:
         return f"serves head dims up to {_WIDEST}, not {q.shape[-1]}"
-    return device_problem(q, k, v)
+    return device_problem(q, k, v) or shared_memory_problem()
 
 
 def strided_prefill(q, k, v, dilation, local, initial):

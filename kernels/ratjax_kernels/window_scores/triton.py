@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
+from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, shared_memory_problem
 from ratjax_kernels.window_scores.triton_kernels import (
     merge_kernel,
     totals_kernel,
@@ -42,7 +42,7 @@ def limits_of_window_scores(q, k, lengths):
     """See `ratjax_kernels.dispatch.Operation`."""
     if q.shape[-1] > _WIDEST:
         return f"serves head dims up to {_WIDEST}, not {q.shape[-1]}"
-    return device_problem(q, k)
+    return device_problem(q, k) or shared_memory_problem()
 
 
 def window_scores(q, k, lengths):
