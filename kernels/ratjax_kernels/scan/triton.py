@@ -4,19 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from ratjax_kernels.scan import triton_kernels
+from ratjax_kernels.scan.triton_kernels import TILE, WARPS
 from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
 
 
-def tile_of(batch: int, channels: int) -> dict[str, int]:
-    """The constants of the kernels that depend on the shape.
+def groups_of_tile(batch: int, channels: int) -> int:
+    """Runs in a tile.
 
     A tile passes the state on about 1.1 us after it got its own. With few channels in all that is
-    longer than memory needs for a row of tiles, so the state is handed on WINDOW tiles at a time.
-    Each of the two waits loads at least one word a thread: GROUPS * COLS and WINDOW * COLS are
-    both at least 32 * num_warps (a WINDOW of 1 has no second wait).
+    longer than memory needs for a row of small tiles, so tiles are made taller.
     """
-    window = 8 if batch * channels < 8192 else 1
-    return {"GROUPS": 4, "RUN": 8, "COLS": 64, "WINDOW": window, "num_warps": 4}
+    return 8 if batch * channels >= 16384 else 16 if batch * channels >= 8192 else 32
 
 
 def limits_of_decay_scan(gate_logits, k, v, k_0, v_0):
@@ -45,49 +43,50 @@ decay_scan.defvjp(_forward, _backward)
 def _tiling(k):
     batch, length = k.shape[:2]
     channels = k.shape[2] * k.shape[3]
-    tile = tile_of(batch, channels)
-    row_tiles = -(-length // (tile["GROUPS"] * tile["RUN"]))
-    column_tiles = -(-channels // tile["COLS"])
+    groups = groups_of_tile(batch, channels)
+    row_tiles = -(-length // (groups * TILE["RUN"]))
+    column_tiles = -(-channels // TILE["COLS"])
     lanes = batch * column_tiles
     constants = {
         "LENGTH": length,
         "CHANNELS": channels,
         "LANES": lanes,
-        **tile,
+        "GROUPS": groups,
+        **TILE,
+        "num_warps": WARPS,
         "num_stages": 1,
     }
-    plane = column_tiles * tile["COLS"]
-    words = jax.ShapeDtypeStruct((batch, row_tiles, 2, plane), jnp.int32)
-    totals = (batch, row_tiles, 3, plane) if tile["WINDOW"] > 1 else (batch, 1)
-    return lanes * row_tiles, constants, words, jax.ShapeDtypeStruct(totals, jnp.int32)
+    # 64-bit words as pairs of int32, which JAX has without its 64-bit mode.
+    words = jax.ShapeDtypeStruct((batch, row_tiles, 2, column_tiles * TILE["COLS"], 2), jnp.int32)
+    return lanes * row_tiles, constants, words
 
 
 @merge_vmap
 def _launch_forward(gate_logits, k, v, k_0, v_0):
-    programs, constants, words, totals = _tiling(k)
-    outputs = (_like(k), _like(v), _like(k_0), _like(v_0), words, totals)
+    programs, constants, words = _tiling(k)
+    outputs = (_like(k), _like(v), _like(k_0), _like(v_0), words)
     result = launch(
         triton_kernels.forward_kernel,
         (gate_logits, k, v, k_0, v_0),
         outputs,
         grid=(programs,),
-        zeroed=(4, 5),
+        zeroed=(4,),
         **constants,
     )
-    return result[:5]
+    return result
 
 
 @merge_vmap
 def _launch_backward(gate_logits, k, v, k_0, v_0, states, dk_mem, dv_mem, dk_last, dv_last):
-    programs, constants, words, totals = _tiling(k)
+    programs, constants, words = _tiling(k)
     inputs = (gate_logits, k, v, k_0, v_0, states, dk_mem, dv_mem, dk_last, dv_last)
-    outputs = (_like(gate_logits), _like(k), _like(v), _like(k_0), _like(v_0), words, totals)
+    outputs = (_like(gate_logits), _like(k), _like(v), _like(k_0), _like(v_0), words)
     result = launch(
         triton_kernels.backward_kernel,
         inputs,
         outputs,
         grid=(programs,),
-        zeroed=(5, 6),
+        zeroed=(5,),
         **constants,
     )
     return result[:5]
