@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-extras test test-slow test-parity test-triton quickstart lint clean
+.PHONY: setup setup-extras setup-tpu test test-slow test-parity test-triton test-tpu quickstart lint clean
 
 setup: $(VENV)/ready
 
@@ -41,6 +41,21 @@ test-parity: setup-extras
 # Triton kernels in Triton's interpreter; on a CUDA machine `pytest -m gpu` runs them as they are.
 test-triton: setup-extras
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto -m triton_interpret tests/kernels
+
+# The TPU's compiler, of the version that the installed JAX asks for, in a folder of its own: where
+# it can be imported, JAX looks for a TPU.
+setup-tpu: $(VENV)/tpu/ready
+
+$(VENV)/tpu/ready: $(VENV)/ready
+	$(BIN)/python -c 'import importlib.metadata as m; print(next(r.split(";")[0] for r in \
+	  m.requires("jax") if r.startswith("libtpu") and "tpu" in r.split(";")[1]))' > $(VENV)/libtpu.txt
+	$(BIN)/pip install -q --no-deps --target $(VENV)/tpu -r $(VENV)/libtpu.txt
+	touch $@
+
+# Kernels compiled for TPUs, without one.
+test-tpu: setup-tpu
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost PYTHONPATH=$(VENV)/tpu \
+	  $(BIN)/python -m pytest -n auto -m tpu_compile
 
 quickstart: setup
 	$(BIN)/python -m launch.quickstart

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Float32
 from ratjax_kernels.checks import check_shape
 from ratjax_kernels.dispatch import Operation
 
-_decay_scan = Operation("decay_scan", "ratjax_kernels.scan", ("reference", "xla", "triton"))
+_decay_scan = Operation(
+    "decay_scan", "ratjax_kernels.scan", ("reference", "xla", "triton", "pallas_tpu")
+)
 
 
 def decay_scan(
