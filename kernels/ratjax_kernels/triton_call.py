@@ -160,6 +160,16 @@ def shared_memory_problem() -> str | None:
     return None
 
 
+def power_of_two(n: int, least: int = 1) -> int:
+    """The smallest power of two that is at least `n` and `least`; Triton's tiles are such."""
+    return max(1 << (n - 1).bit_length(), least)
+
+
+def precision(dtype) -> str:
+    """`input_precision` of a product: float32 stays float32."""
+    return "ieee" if dtype == jnp.float32 else "tf32"
+
+
 def merge_vmap(function):
     """Gives `function` a batching rule: the mapped axis joins the batch, axis 0 of everything."""
     wrapped = jax.custom_batching.custom_vmap(function)

@@ -12,8 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from ratjax_kernels.block_prefill import triton_launch as stages
-from ratjax_kernels.block_prefill.triton_launch import Lists, Sizes, power
-from ratjax_kernels.triton_call import device_problem, merge_vmap, shared_memory_problem
+from ratjax_kernels.block_prefill.triton_launch import Lists, Sizes
+from ratjax_kernels.triton_call import (
+    device_problem,
+    merge_vmap,
+    power_of_two,
+    shared_memory_problem,
+)
 
 _MOST_BLOCKS = 4096
 _MOST_SELECTED_FROM = 1024
@@ -85,7 +90,7 @@ def block_prefill(q, k, v, block_ids, block_size):
 
 def _tile_of_keys(block_size: int, channels: int, itemsize: int) -> int:
     """The positions treated at once: the block, or a divisor of it; 0 where that is too small."""
-    most = min(128, _TILE_BYTES[itemsize] // (power(channels) * itemsize))
+    most = min(128, _TILE_BYTES[itemsize] // (power_of_two(channels, 16) * itemsize))
     if block_size <= most:
         return block_size
     found = max(n for n in range(1, most + 1) if block_size % n == 0)

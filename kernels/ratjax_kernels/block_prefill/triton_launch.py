@@ -14,7 +14,7 @@ from ratjax_kernels.block_prefill import (
     triton_lists,
     triton_select,
 )
-from ratjax_kernels.triton_call import capability, launch
+from ratjax_kernels.triton_call import capability, launch, power_of_two
 
 
 class Tiles(NamedTuple):
@@ -45,11 +45,6 @@ NARROW_VISIT = Tiles(rows=64, warps=4, stages=3)
 NARROW_GRADIENTS = Tiles(rows=64, warps=4, stages=2)
 # Where numbers are wide or heads large, what fits.
 SMALL = Tiles(rows=32, warps=8, stages=1)
-
-
-def power(n: int, least: int = 16) -> int:
-    """The next power of two: what Triton's tiles are made of."""
-    return max(least, 1 << (n - 1).bit_length())
 
 
 def precision(dtype) -> str:
@@ -87,7 +82,7 @@ class Sizes:
 
     @property
     def keys(self) -> int:
-        return power(self.block_size)
+        return power_of_two(self.block_size, 16)
 
     def tiles(self, tiles: Tiles, narrow: Tiles | None = None) -> Tiles:
         if self.dtype == jnp.float32 or self.channels > 128:
@@ -130,9 +125,9 @@ class Sizes:
             "KEPT": self.kept,
             "SCALE": math.log2(math.e) * self.channels**-0.5,
             "NATURAL_SCALE": self.channels**-0.5,
-            "WIDTH": power(self.blocks),
+            "WIDTH": power_of_two(self.blocks, 16),
             "KEYS": self.keys,
-            "LANES": power(self.channels),
+            "LANES": power_of_two(self.channels, 16),
             "PRECISION": precision(self.dtype),
             "ROWS": tiles.rows,
             "SEGMENT": tiles.segment,
@@ -165,11 +160,11 @@ def select(block_size, kept, first, q, parts, *, tiles: Tiles | None = None):
     """The chosen blocks, [B, H, T, kept]; `parts` [B, G, PARTS, P, D] add up to the means."""
     batch, length, heads, channels = q.shape
     kv_heads, _, blocks, _ = parts.shape[1:]
-    width = power(blocks)
+    width = power_of_two(blocks, 16)
     if tiles is None:
         wide = width > 256
         tiles = Tiles(rows=64 if width <= 512 else 32, warps=8 if wide else 4, stages=2)
-    lanes = power(channels)
+    lanes = power_of_two(channels, 16)
     (ids,) = launch(
         triton_select.select_kernel,
         (q, parts),
@@ -189,7 +184,7 @@ def select(block_size, kept, first, q, parts, *, tiles: Tiles | None = None):
         WIDTH=width,
         LANES=lanes,
         DEPTH=min(lanes, max(16, 2**15 // q.dtype.itemsize // width)),
-        SLOTS=power(kept, least=2),
+        SLOTS=power_of_two(kept, 2),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )

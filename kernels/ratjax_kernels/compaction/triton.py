@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ratjax_kernels.compaction.triton_kernels import digits_kernel, write_kernel
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
+from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, power_of_two
 
 _LONGEST_CHUNK = 4096
 _WARPS = 8
@@ -28,7 +28,7 @@ def _launch(window, capacity):
     def run(scores, lengths):
         batch, kv_heads, slots = scores.shape
         rows = batch * kv_heads
-        chunk = min(_LONGEST_CHUNK, max(128, 1 << (slots - 1).bit_length()))
+        chunk = min(_LONGEST_CHUNK, power_of_two(slots, 128))
         chunks = -(-slots // chunk)
         constants = {
             "SLOTS": slots,

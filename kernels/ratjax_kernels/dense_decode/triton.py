@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from ratjax_kernels.dense_decode import triton_kernels
 from ratjax_kernels.layers import as_stack, merge_layers
-from ratjax_kernels.triton_call import SMALL_SHARED_MEMORY, capability, device_problem, launch
+from ratjax_kernels.triton_call import (
+    SMALL_SHARED_MEMORY,
+    capability,
+    device_problem,
+    launch,
+    power_of_two,
+    precision,
+)
 
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4}
@@ -23,11 +30,6 @@ def multiprocessors() -> int:
     return getattr(jax.devices()[0], "core_count", None) or 132
 
 
-def power_of_two(n: int, least: int = 1) -> int:
-    """The smallest power of two that is at least `n` and `least`."""
-    return max(1 << (n - 1).bit_length(), least)
-
-
 def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
     """Slots of a split: enough splits to fill the device, none too short to pay for itself."""
     wanted = math.ceil(_WAVES * multiprocessors() / rows)
@@ -41,11 +43,6 @@ def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
     if capability() in SMALL_SHARED_MEMORY:
         row_bytes *= 2
     return {**tuned, "N": max(tuned["N"] * 256 // row_bytes, least)}
-
-
-def precision(dtype) -> str:
-    """`input_precision` of a product: float32 stays float32."""
-    return "ieee" if dtype == jnp.float32 else "tf32"
 
 
 def limits_of_dense_decode(q, k, v, lengths, mask, layer):

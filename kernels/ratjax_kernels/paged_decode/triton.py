@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from ratjax_kernels.dense_decode.triton import (
     fitted,
     multiprocessors,
-    power_of_two,
-    precision,
     scratch,
 )
 from ratjax_kernels.layers import as_stack, merge_layers
 from ratjax_kernels.paged_decode import bounds_kernels, triton_kernels
-from ratjax_kernels.triton_call import device_problem, launch
+from ratjax_kernels.triton_call import device_problem, launch, power_of_two, precision
 
 # Slots of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 3}

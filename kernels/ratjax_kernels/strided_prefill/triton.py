@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from ratjax_kernels.strided_prefill.triton_forward import forward_kernel
 from ratjax_kernels.strided_prefill.triton_keys import far_keys_kernel, keys_kernel
 from ratjax_kernels.strided_prefill.triton_queries import queries_kernel
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, shared_memory_problem
+from ratjax_kernels.triton_call import (
+    device_problem,
+    launch,
+    merge_vmap,
+    power_of_two,
+    precision,
+    shared_memory_problem,
+)
 
 _WIDEST = 256  # channels; a tile of keys and one of queries must fit into shared memory
 
@@ -131,7 +138,7 @@ def _constants(q, k, pattern):
         "HEADS": heads,
         "KV_HEADS": k.shape[2],
         "CHANNELS": channels,
-        "PADDED": max(16, 1 << (channels - 1).bit_length()),
+        "PADDED": power_of_two(channels, 16),
         "LANES": batch * heads,
         "DILATION": pattern.dilation,
         "LOCAL": pattern.local,
@@ -139,7 +146,7 @@ def _constants(q, k, pattern):
         "EXTRA": pattern.extra,
         "OWN": pattern.own,
         "LOG2_SCALE": channels**-0.5 * math.log2(math.e),
-        "PRECISION": "ieee" if q.dtype == jnp.float32 else "tf32",
+        "PRECISION": precision(q.dtype),
     }
 
 

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, shared_memory_problem
+from ratjax_kernels.triton_call import (
+    device_problem,
+    launch,
+    merge_vmap,
+    power_of_two,
+    precision,
+    shared_memory_problem,
+)
 from ratjax_kernels.window_scores.triton_kernels import (
     merge_kernel,
     totals_kernel,
@@ -71,7 +78,7 @@ def stretch_of(lanes: int, slots: int) -> int:
 def _launch(q, k, lengths):
     batch, window, heads, channels = q.shape
     slots, kv_heads = k.shape[1:3]
-    padded = max(16, 1 << (channels - 1).bit_length())
+    padded = power_of_two(channels, 16)
     rows = window * heads // kv_heads
     lanes = batch * kv_heads
     stretch = stretch_of(lanes, slots)
@@ -84,13 +91,13 @@ def _launch(q, k, lengths):
         "CHANNELS": channels,
         "PADDED": padded,
         "LOG2_SCALE": channels**-0.5 * math.log2(math.e),
-        "PRECISION": "ieee" if q.dtype == jnp.float32 else "tf32",
+        "PRECISION": precision(q.dtype),
         "SPLITS": splits,
         "STRETCH": stretch,
     }
     totals, votes = (tiling_of(name, q.dtype, padded) for name in ("totals", "votes"))
     # Both kernels cut the rows into whole tiles; the larger count of rows serves both.
-    fewest = max(16, 1 << (rows - 1).bit_length())
+    fewest = power_of_two(rows, 16)
     totals_rows, votes_rows = min(totals.queries, fewest), min(votes.queries, fewest)
     widest = max(totals_rows, votes_rows)
     all_rows = -(-rows // widest) * widest
@@ -116,7 +123,7 @@ def _launch(q, k, lengths):
         num_warps=4,
         num_stages=1,
         SPLITS=splits,
-        PADDED_SPLITS=1 << (splits - 1).bit_length(),
+        PADDED_SPLITS=power_of_two(splits),
         ALL_ROWS=all_rows,
         ROWS=merge_rows,
     )
