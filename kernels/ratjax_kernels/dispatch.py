@@ -2,9 +2,9 @@
 
 Every operation has a `reference` (plain, the oracle of the tests) and an `xla` implementation that
 run anywhere; some also have kernels for one kind of device. With `implementation=None` the best one
-for the default device is taken, and where that cannot serve the call (a package is missing, or the
-shape is outside the kernel's limits) the next best is, with one log line. A named implementation is
-never replaced by another: it runs or raises.
+for the device that is compiled for (see `platform`) is taken, and where that cannot serve the call
+(a package is missing, or the shape is outside the kernel's limits) the next best is, with one log
+line. A named implementation is never replaced by another: it runs or raises.
 """
 
 import contextlib
@@ -49,6 +49,16 @@ def prefer(name: str):
         _preferred = before
 
 
+def platform() -> str:
+    """JAX's name for the kind of device that is compiled for: "cpu", "gpu" or "tpu".
+
+    That of the mesh's devices within `jax.set_mesh`, for a program may be compiled for devices that
+    are not there, and the default backend's elsewhere.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
 class Operation:
     """An operation and its implementations.
 
@@ -79,16 +89,15 @@ class Operation:
             if problem:
                 raise ValueError(f"{self.name}: implementation={implementation!r} {problem}")
             return _call(implementation, function, args, kwargs)
-        platform = jax.default_backend()
         preferred = (_preferred,) if _preferred else ()
-        for name in (*preferred, *_PREFERENCE.get(platform, _ANYWHERE)):
+        for name in (*preferred, *_PREFERENCE.get(platform(), _ANYWHERE)):
             if name not in self._names:
                 continue
             function, problem = self._resolve(name, args, kwargs)
             if not problem:
                 return _call(name, function, args, kwargs)
             _log_once(f"{self.name}: {name} {problem}; using the next best implementation")
-        raise AssertionError(f"{self.name}: no implementation for {platform}")  # xla always serves
+        raise AssertionError(f"{self.name}: xla serves every call")
 
     def _resolve(self, name: str, args, kwargs) -> tuple[Callable | None, str | None]:
         if name not in self._names:

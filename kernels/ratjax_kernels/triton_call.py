@@ -16,6 +16,7 @@ import os
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.dispatch import platform
 from ratjax_kernels.manual_axes import vary_together
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -135,7 +136,7 @@ def recording():
 
 def device_problem(*arrays) -> str | None:
     """Why no Triton kernel can serve these arrays here; None: one can."""
-    cuda = jax.default_backend() == "gpu" and capability()[:1].isdigit()
+    cuda = platform() == "gpu" and capability()[:1].isdigit()
     if not cuda and not INTERPRETED and _records is None:
         return "needs a CUDA device"
     for array in arrays:

@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ratjax_kernels.dispatch import platform
+
 
 def chunk_length() -> int:
     """Positions of a chunk: long where a step is cheap, short where each costs a launch."""
-    return 256 if jax.default_backend() == "cpu" else 64
+    return 256 if platform() == "cpu" else 64
 
 
 @jax.custom_vjp

@@ -1,0 +1,40 @@
+"""Which implementation `None` means, by the devices that a program is compiled for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
+
+from ratjax_kernels import decay_scan, prefer
+from ratjax_kernels.dispatch import platform
+
+
+def mesh_of(kind: str) -> AbstractMesh:
+    return AbstractMesh((1,), ("x",), abstract_device=AbstractDevice(kind, 2, kind))
+
+
+def test_platform_is_the_meshs():
+    assert platform() == "cpu"
+    for kind in ("tpu", "gpu"):
+        with jax.sharding.use_abstract_mesh(mesh_of(kind)):
+            assert platform() == kind
+    with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("x",))):
+        assert platform() == "cpu"
+
+
+def test_a_program_traced_for_both_gets_each_ones_kernel():
+    """Tracing is cached by JAX, the mesh's devices included: no program is mistaken for another."""
+    array = jnp.ones((1, 16, 8, 128))
+    step = jax.jit(lambda x: decay_scan(x, x, x)[0])
+
+    def traced():
+        return str(step.trace(array).jaxpr)
+
+    assert "decay_scan_forward" not in traced()
+    with jax.sharding.use_abstract_mesh(mesh_of("tpu")):
+        assert "decay_scan_forward" in traced()
+        with prefer("reference"):
+            jax.clear_caches()
+            assert "decay_scan_forward" not in traced()
+        jax.clear_caches()
+    assert "decay_scan_forward" not in traced()
