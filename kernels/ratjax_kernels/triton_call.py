@@ -2,7 +2,7 @@
 
 On a CUDA device a launch goes through jax-triton, whose 0.3 and 0.4 differ in the name of one
 argument. Its custom call can neither be batched nor differentiated, so operations wrap what they
-launch in `merge_vmap` and `jax.custom_vjp`. Without a GPU there are two more ways: Triton's
+launch in `batching.merge_vmap` and `jax.custom_vjp`. Without a GPU there are two more ways: Triton's
 interpreter (`ratjax_kernels.triton_interpreter`, where TRITON_INTERPRET=1 is set), and to record
 what would be launched, so that it can be compiled ahead (`ratjax_kernels.triton_ahead`).
 """
@@ -169,21 +169,3 @@ def power_of_two(n: int, least: int = 1) -> int:
 def precision(dtype) -> str:
     """`input_precision` of a product: float32 stays float32."""
     return "ieee" if dtype == jnp.float32 else "tf32"
-
-
-def merge_vmap(function):
-    """Gives `function` a batching rule: the mapped axis joins the batch, axis 0 of everything."""
-    wrapped = jax.custom_batching.custom_vmap(function)
-
-    @wrapped.def_vmap
-    def rule(size, batched, *args):
-        merged = []
-        for arg, is_batched in zip(args, batched, strict=True):
-            if not is_batched:
-                arg = jnp.broadcast_to(arg, (size, *arg.shape))
-            merged.append(arg.reshape(size * arg.shape[1], *arg.shape[2:]))
-        out = wrapped(*merged)
-        split = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), out)
-        return split, jax.tree.map(lambda _: True, out)
-
-    return wrapped

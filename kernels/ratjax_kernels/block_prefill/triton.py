@@ -11,11 +11,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.block_prefill import triton_launch as stages
 from ratjax_kernels.block_prefill.triton_launch import Lists, Sizes
 from ratjax_kernels.triton_call import (
     device_problem,
-    merge_vmap,
     power_of_two,
     shared_memory_problem,
 )

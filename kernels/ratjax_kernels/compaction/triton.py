@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.compaction.triton_kernels import digits_kernel, write_kernel
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap, power_of_two
+from ratjax_kernels.triton_call import device_problem, launch, power_of_two
 
 _LONGEST_CHUNK = 4096
 _WARPS = 8

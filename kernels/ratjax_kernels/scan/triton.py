@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.scan import triton_kernels
 from ratjax_kernels.scan.triton_kernels import TILE, WARPS
-from ratjax_kernels.triton_call import device_problem, launch, merge_vmap
+from ratjax_kernels.triton_call import device_problem, launch
 
 
 def groups_of_tile(batch: int, channels: int) -> int:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.strided_prefill.triton_forward import forward_kernel
 from ratjax_kernels.strided_prefill.triton_keys import far_keys_kernel, keys_kernel
 from ratjax_kernels.strided_prefill.triton_queries import queries_kernel
 from ratjax_kernels.triton_call import (
     device_problem,
     launch,
-    merge_vmap,
     power_of_two,
     precision,
     shared_memory_problem,

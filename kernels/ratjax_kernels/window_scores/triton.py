@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.triton_call import (
     device_problem,
     launch,
-    merge_vmap,
     power_of_two,
     precision,
     shared_memory_problem,
