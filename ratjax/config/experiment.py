@@ -3,6 +3,7 @@
 import dataclasses
 
 from ratjax.config.data import DataConfig
+from ratjax.config.mesh import MeshConfig
 from ratjax.config.model import MemoryConfig, ModelConfig
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.train import TrainConfig
@@ -24,6 +25,7 @@ class Experiment:
       memory: what the `memory` backbone adds.
       train: optimizer, schedule, steps, checkpoints.
       data: what is trained on, in which order.
+      mesh: how training is spread over devices.
       needle: what is evaluated.
     """
 
@@ -35,6 +37,7 @@ class Experiment:
     samples: int = 500
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
+    mesh: MeshConfig = MeshConfig()  # noqa: RUF009
     needle: NeedleConfig = NeedleConfig()
 
     def __post_init__(self):

@@ -15,8 +15,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import jax
 import tokenizers
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from ratjax.config.model import ModelConfig
@@ -27,10 +27,10 @@ from ratjax.model.decoder import Decoder
 from ratjax.model.parameters import (
     AbstractParameters,
     Parameters,
-    abstract_parameters,
     to_model,
     to_parameters,
 )
+from ratjax.model.placement import placed_parameters
 from ratjax.provenance import versions
 
 MODEL, TOKENIZER, CHECKPOINTS, PARAMS = "model.json", "tokenizer.json", "checkpoints", "params"
@@ -40,14 +40,19 @@ Result = TypeVar("Result")
 
 
 def load_model(
-    path: str | os.PathLike, dtype: str | None = None, step: int | None = None
+    path: str | os.PathLike,
+    dtype: str | None = None,
+    step: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Decoder:
-    """Loads a model that this project wrote onto the first device.
+    """Loads a model that this project wrote.
 
     Args:
       path: a model folder, or one of its `checkpoints/<step>` folders.
       dtype: the compute dtype, in place of the one in `model.json`; parameters stay float32.
       step: which checkpoint; None takes the newest.
+      mesh: what its parameters are spread over, each device reading its part alone; None puts
+        them on the first device.
 
     Raises:
       InputError: nothing there, an unknown field in `model.json`, a checkpoint that is missing
@@ -60,8 +65,7 @@ def load_model(
     if (folder / TOKENIZER).exists():
         check_tokenizer(folder / TOKENIZER, config)
     step = newest_step(folder) if step is None else step
-    wanted = abstract_parameters(config)
-    return to_model(config, read_parameters(folder, step, wanted, first_device()))
+    return to_model(config, read_parameters(folder, step, placed_parameters(config, mesh)))
 
 
 def save_model(
@@ -159,7 +163,6 @@ def read_parameters(
     folder: pathlib.Path,
     step: int,
     wanted: AbstractParameters,
-    sharding: jax.sharding.Sharding,
     optional: frozenset[str] = frozenset(),
 ) -> Parameters:
     """Reads parameters by name.
@@ -167,9 +170,8 @@ def read_parameters(
     Args:
       folder: a model folder.
       step: which of its checkpoints.
-      wanted: shapes and dtypes.
-      sharding: where every array goes. Always explicit: without one, Orbax would look for the
-        devices that the model was saved from.
+      wanted: shapes and dtypes, and where every array goes. Always explicit: else Orbax would
+        look for the devices that the model was saved from.
       optional: names that may be absent; they are left out of the result then.
 
     Raises:
@@ -188,11 +190,7 @@ def read_parameters(
             f"{path}: not a checkpoint of this model: {name} has shape {stored.get(name)} there, "
             f"{shapes.get(name)} by the model's config"
         )
-    abstract = {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-        for name, array in wanted.items()
-    }
-    return read_or_fail(path, lambda: ocp.load_checkpointables(path, {PARAMS: abstract})[PARAMS])
+    return read_or_fail(path, lambda: ocp.load_checkpointables(path, {PARAMS: wanted})[PARAMS])
 
 
 def seal(path: pathlib.Path) -> None:
@@ -232,11 +230,6 @@ def read_or_fail(path: pathlib.Path, read: Callable[[], Result]) -> Result:
 def _shapes(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
     metadata = ocp.checkpointables_metadata(path).metadata
     return {name: tuple(array.shape) for name, array in metadata[PARAMS].items()}
-
-
-def first_device() -> jax.sharding.Sharding:
-    """Everything on the first device."""
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def locate(path: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:

@@ -59,6 +59,12 @@ def to_model(config: ModelConfig, parameters: Mapping[str, Any]) -> Decoder:
     return jax.tree.unflatten(structure, [parameters[name] for name in names])
 
 
-def initial_parameters(config: ModelConfig) -> Callable[[PRNGKeyArray], Parameters]:
-    """A compiled function from a random key to fresh parameters."""
-    return jax.jit(lambda key: to_parameters(Decoder(config, key)))
+def initial_parameters(
+    config: ModelConfig, places: Mapping[str, jax.sharding.Sharding] | None = None
+) -> Callable[[PRNGKeyArray], Parameters]:
+    """A compiled function from a random key to fresh parameters.
+
+    The numbers do not depend on `places`, which says where each array is made (None: on the
+    default device).
+    """
+    return jax.jit(lambda key: to_parameters(Decoder(config, key)), out_shardings=places)

@@ -16,8 +16,8 @@ from orbax.checkpoint import v1 as ocp
 from ratjax.config.model import ModelConfig
 from ratjax.config.overrides import changes, from_mapping, to_json
 from ratjax.errors import InputError
-from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, first_device, read_or_fail, seal, steps
-from ratjax.train.step import TrainState
+from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, read_or_fail, seal, steps
+from ratjax.train.state import TrainState
 
 OPTIMIZER = "optimizer"
 # Fields of a model that change how it is computed, not what it is.
@@ -82,7 +82,7 @@ def restore(
 
     Args:
       workdir: the run's folder.
-      abstract: the state's shapes.
+      abstract: the state's shapes, and where its arrays go, whatever mesh they were saved from.
       signature: of the run that wants to go on.
 
     Returns:
@@ -108,7 +108,8 @@ def restore(
         for other in damaged:
             os.replace(other, other.with_name(f"{other.name}.damaged"))
         state = TrainState(jnp.int32(step), arrays[PARAMS], arrays[OPTIMIZER])
-        return jax.device_put(state, first_device()), metadata["position"]
+        places = jax.tree.map(lambda a: a.sharding, abstract)
+        return jax.device_put(state, places), metadata["position"]
     if damaged:
         raise InputError(
             f"{workdir}: none of its {len(damaged)} checkpoints can be read; restore one of them, "
@@ -155,7 +156,4 @@ def _metadata(path: pathlib.Path) -> dict[str, Any]:
 
 def _arrays(path: pathlib.Path, abstract: TrainState) -> dict[str, Any]:
     wanted = {PARAMS: abstract.parameters, OPTIMIZER: abstract.optimizer}
-    placed = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=first_device()), wanted
-    )
-    return ocp.load_checkpointables(path, placed)
+    return ocp.load_checkpointables(path, wanted)

@@ -9,32 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ratjax.config.data import DataConfig, schedule
 from ratjax.config.model import ModelConfig
-from ratjax.config.overrides import changes, to_json
+from ratjax.config.overrides import to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batches, iterate
 from ratjax.errors import ConfigError
-from ratjax.model.checkpoint import (
-    first_device,
-    locate,
-    newest_step,
-    read_config,
-    read_parameters,
-    write_card,
-)
-from ratjax.model.parameters import (
-    Parameters,
-    abstract_parameters,
-    initial_parameters,
-    is_memory,
-)
-from ratjax.train import optimizer
+from ratjax.model.checkpoint import write_card
 from ratjax.train.checkpoint import Checkpoints, restore
 from ratjax.train.metrics import Recorder
-from ratjax.train.step import TrainState, make_train_step
+from ratjax.train.state import abstract_state, fresh_state
+from ratjax.train.step import make_train_step
 
 
 class TrainingStopped(RuntimeError):
@@ -125,34 +111,6 @@ def train(
                 if ends:
                     return step == total
     raise AssertionError("unreachable: the last step returns")
-
-
-def abstract_state(config: ModelConfig, train: TrainConfig) -> TrainState:
-    """Shapes and dtypes of the state; allocates nothing."""
-    parameters = abstract_parameters(config)
-    moments = jax.eval_shape(optimizer.optimizer(train).init, parameters)
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), parameters, moments)
-
-
-def fresh_state(config: ModelConfig, train: TrainConfig) -> TrainState:
-    """The state before the first step: random parameters, or those of `train.init_from`."""
-    start = parameters_from(pathlib.Path(train.init_from), config) if train.init_from else {}
-    parameters = initial_parameters(config)(jax.random.key(train.seed)) | start
-    state = TrainState(jnp.int32(0), parameters, optimizer.initial(train, parameters))
-    # Placed as a restored state is: else the step would compile once for each.
-    return jax.device_put(state, first_device())
-
-
-def parameters_from(path: pathlib.Path, config: ModelConfig) -> Parameters:
-    """Another model's parameters. A memory that it lacks is left out of the result."""
-    folder, step = locate(path, None)
-    step = newest_step(folder) if step is None else step
-    theirs, ours = ({**to_json(c), "memory": None} for c in (read_config(folder), config))
-    for name, before, after in changes(theirs, ours):
-        print(f"{path}: was made with model.{name}={before!r}, now it is {after!r}", flush=True)
-    wanted = abstract_parameters(config)
-    optional = frozenset(filter(is_memory, wanted))
-    return read_parameters(folder, step, wanted, first_device(), optional)
 
 
 def check_finite(step: int, metrics: Mapping[str, float], workdir: pathlib.Path) -> None:

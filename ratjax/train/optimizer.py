@@ -66,6 +66,8 @@ def descend(parameters: Parameters, direction: Parameters, rates: Rates) -> Para
     return {name: p - rate(name) * direction[name] for name, p in parameters.items()}
 
 
-def initial(train: TrainConfig, parameters: Parameters) -> optax.OptState:
-    """The optimizer's state before the first step."""
-    return jax.jit(optimizer(train).init)(parameters)
+def initial(
+    train: TrainConfig, parameters: Parameters, places: optax.OptState | None = None
+) -> optax.OptState:
+    """The optimizer's state before the first step; `places` are its shardings (None: default)."""
+    return jax.jit(optimizer(train).init, out_shardings=places)(parameters)

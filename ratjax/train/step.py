@@ -8,38 +8,24 @@ same batch. Both are clipped on their own and share AdamW's state and the batch'
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32
 
 from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batch
-from ratjax.model.parameters import Parameters, to_model
+from ratjax.model.parameters import to_model
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.pattern import Pattern
 from ratjax.train.loss import loss_sums
 from ratjax.train.optimizer import descend, optimizer, rates
+from ratjax.train.state import TrainState
 
 Metrics = dict[str, Float32[Array, ""]]
-
-
-class TrainState(NamedTuple):
-    """What a checkpoint holds.
-
-    Attributes:
-      step: batches trained on.
-      parameters: float32, by name.
-      optimizer: AdamW's moments and its own count of steps.
-    """
-
-    step: Int32[Array, ""]
-    parameters: Parameters
-    optimizer: optax.OptState
 
 
 def passes(train: TrainConfig, recurrence: str) -> list[dict[str, Pattern]]:
