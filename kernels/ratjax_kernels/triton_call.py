@@ -2,9 +2,9 @@
 
 On a CUDA device a launch goes through jax-triton, whose 0.3 and 0.4 differ in the name of one
 argument. Its custom call can neither be batched nor differentiated, so operations wrap what they
-launch in `batching.merge_vmap` and `jax.custom_vjp`. Without a GPU there are two more ways: Triton's
-interpreter (`ratjax_kernels.triton_interpreter`, where TRITON_INTERPRET=1 is set), and to record
-what would be launched, so that it can be compiled ahead (`ratjax_kernels.triton_ahead`).
+launch in `batching.merge_vmap` and `jax.custom_vjp`. Without a GPU there are two more ways:
+Triton's interpreter (`ratjax_kernels.triton_interpreter`, where TRITON_INTERPRET=1 is set), and to
+record what would be launched, so that it can be compiled ahead (`ratjax_kernels.triton_ahead`).
 """
 
 import contextlib
