@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int, Int32
+from jaxtyping import Array, Float32, Int, Int32
 
 from ratjax.errors import InputError
+from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, PromptKeys
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Patterns, Reads
@@ -89,8 +90,8 @@ def generate(
     padded[:, :longest] = tokens[:, :longest]
     padded[np.arange(padded.shape[1]) >= lengths[:, None]] = 0
     numbers = np.arange(len(tokens)) if rows is None else np.asarray(rows)
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
     stop = jnp.int32(-1 if stop_token is None else stop_token)
+    keys = prompt_keys(numbers, seed)
     return _generate(model, padded, lengths, keys, stop, max_new_tokens, pattern)
 
 
@@ -104,8 +105,44 @@ def _generate(
     max_new_tokens: int,
     pattern: Patterns,
 ) -> Generation:
-    logits, state, prefill_reads = model.prefill(tokens, lengths, pattern, max_new_tokens, keys)
-    first = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits, state, reads = model.prefill(tokens, lengths, pattern, max_new_tokens, keys)
+    out, decode_reads, _ = decode(model, greedy(logits), state, keys, stop, max_new_tokens, pattern)
+    return Generation(out, reads, decode_reads)
+
+
+def greedy(logits: Float32[Array, "B V"]) -> Int32[Array, " B"]:
+    """The likeliest token of each row, the lowest among equals."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def prompt_keys(numbers: Int[Array, " B"] | np.ndarray, seed: int) -> PromptKeys:
+    """Each prompt's random key, from its number."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+
+
+def decode(
+    model: nnx.Module,
+    first: Int32[Array, " B"],
+    state: DecodeState,
+    keys: PromptKeys,
+    stop: Int32[Array, ""],
+    max_new_tokens: int,
+    pattern: Patterns,
+) -> tuple[Int32[Array, "B N"], Reads, DecodeState]:
+    """Greedy decoding from a prefilled state, until all rows have ended; to be traced.
+
+    Args:
+      model: as in `generate`.
+      first: the tokens that prefill's logits gave.
+      state: what prefill left.
+      keys: one random key a prompt.
+      stop: the token that ends a row; -1 for none.
+      max_new_tokens: tokens a row, `first` included.
+      pattern: as in `generate`.
+
+    Returns:
+      (tokens, entries read while decoding, the state behind the last token).
+    """
     out = jnp.broadcast_to(stop, (len(first), max_new_tokens)).at[:, 0].set(first)
     zeros = jnp.zeros(len(first), jnp.float32)
 
@@ -117,12 +154,12 @@ def _generate(
         step, token, out, state, reads = carry
         logits, state, step_reads = model.decode(token[:, None], state, pattern, keys)
         running = token != stop
-        token = jnp.where(running, jnp.argmax(logits, axis=-1).astype(jnp.int32), stop)
+        token = jnp.where(running, greedy(logits), stop)
         reads = jax.tree.map(
             lambda total, new: total + jnp.where(running, new, 0), reads, step_reads
         )
         return step + 1, token, out.at[:, step].set(token), state, reads
 
     initial = (jnp.int32(1), first, out, state, Reads(zeros, zeros))
-    _, _, out, _, decode_reads = jax.lax.while_loop(unfinished, advance, initial)
-    return Generation(out, prefill_reads, decode_reads)
+    _, _, out, state, reads = jax.lax.while_loop(unfinished, advance, initial)
+    return out, reads, state

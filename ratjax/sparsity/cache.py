@@ -45,6 +45,13 @@ class KVCache:
         slots = k.shape[1] + new_tokens
         return cls(k=pad_slots(k, slots), v=pad_slots(v, slots), lengths=lengths)
 
+    def rewound(self, used: "KVCache") -> "KVCache":
+        """This cache in the storage of `used`, which decoding has since written into.
+
+        What was written lies beyond `lengths`, where nothing reads it.
+        """
+        return dataclasses.replace(self, k=used.k, v=used.v)
+
     def layer(self, index: Int[Array, ""]) -> "KVCache":
         """The view of one layer of a stacked cache."""
         return dataclasses.replace(self, lengths=self.lengths[index], at=index)
@@ -75,6 +82,14 @@ class PagedCache(KVCache):
         )
         lengths = self.lengths.at[layer].add(1)
         return dataclasses.replace(self, k=k, v=v, k_min=k_min, k_max=k_max, lengths=lengths)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptCache(KVCache):
+    """A whole prompt and its last queries: what every pattern with a dense prefill starts from."""
+
+    queries: Float[Array, "*layers B W H D"]
 
 
 @jax.tree_util.register_dataclass
@@ -126,4 +141,4 @@ class DilatedCache:
         )
 
 
-__all__ = ["DilatedCache", "KVCache", "PagedCache", "pad_slots"]
+__all__ = ["DilatedCache", "KVCache", "PagedCache", "PromptCache", "pad_slots"]

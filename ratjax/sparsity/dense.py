@@ -56,6 +56,13 @@ class Dense(Pattern):
     ) -> KVCache:
         return KVCache.create(k, v, lengths, new_tokens)
 
+    @property
+    def prefills_as(self) -> Pattern:
+        return Dense()
+
+    def restore(self, prompt: KVCache, used: KVCache) -> KVCache:
+        return prompt.rewound(used)
+
     def decode(
         self, q: Float[Array, "B 1 H D"], cache: KVCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:

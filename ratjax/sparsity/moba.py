@@ -136,3 +136,11 @@ class MoBA(Dense):
         read = jnp.where(inside, tokens, 0).sum((-1, -2)).mean(-1, dtype=jnp.float32)
         out = block_prefill(q, k, v, ids, self.block_size)
         return out, Reads(read, causal_pairs(lengths))
+
+    @property
+    def prefills_as(self) -> "MoBA":
+        return self
+
+    @property
+    def decodes_as(self) -> Dense:
+        return Dense()

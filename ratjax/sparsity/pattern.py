@@ -73,6 +73,45 @@ class Pattern(abc.ABC):
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         """One query a prompt against one layer's cache, which already holds its own token."""
 
+    # Several patterns may answer the same prompts one after the other. Those with one
+    # `prefills_as` share a prefill: each adopts its cache, decodes, and restores it.
+
+    @property
+    def prefills_as(self) -> "Pattern":
+        """The pattern whose prefill is the same as this one's."""
+        return self
+
+    @property
+    def decodes_as(self) -> "Pattern":
+        """The pattern whose decode is the same as this one's: one program for both."""
+        return self
+
+    def adopt(
+        self,
+        prompt: Any,
+        queries: Float[Array, "L B W H D"] | None,
+        new_tokens: int,
+        keys: PromptKeys | None = None,
+    ) -> Any:
+        """This pattern's cache from that of `prefills_as`, both stacked over all layers.
+
+        Args:
+          prompt: the cache after prefill; only its first `lengths` slots hold the prompt.
+          queries: the last queries of each prompt, where `window_queries` asks for any.
+          new_tokens: slots of `prompt` beyond the prompts' width.
+          keys: as in `compress`, before a layer's number is folded in.
+        """
+        return prompt
+
+    def restore(self, prompt: Any, used: Any) -> Any:
+        """The adopted cache again, as it was for all that counts, from the decoded one."""
+        return used
+
+    @property
+    def window_queries(self) -> int:
+        """How many of a prompt's last queries `adopt` needs."""
+        return 0
+
 
 Patterns = Pattern | tuple[Pattern, ...]
 """One pattern for all layers, or one for each."""

@@ -106,6 +106,19 @@ class Quest(Dense):
         k_min, k_max = page_bounds(cache.k, lengths, self.page_size)
         return PagedCache(cache.k, cache.v, lengths, k_min, k_max, self.page_size)
 
+    def adopt(
+        self,
+        prompt: KVCache,
+        queries: Float[Array, "L B W H D"] | None,
+        new_tokens: int,
+        keys: PromptKeys | None = None,
+    ) -> PagedCache:
+        # One layer at a time: padding to whole pages copies what it pads.
+        k_min, k_max = jax.lax.map(
+            lambda layer: page_bounds(*layer, self.page_size), (prompt.k, prompt.lengths)
+        )
+        return PagedCache(prompt.k, prompt.v, prompt.lengths, k_min, k_max, self.page_size)
+
     def select(
         self,
         q: Float[Array, "B 1 H D"],

@@ -19,7 +19,7 @@ from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Reads
-from ratjax.sparsity.selection import check_forced, check_selection, random_scores
+from ratjax.sparsity.selection import check_forced, check_selection, fold_in, random_scores
 from ratjax_kernels import kept_positions, window_scores
 
 
@@ -128,14 +128,31 @@ class SnapKV(Dense):
         check_choice("snapkv.pooling", self.pooling, ("avg", "max"))
         check_selection("snapkv", "kv_head", self.selector)
 
+    @property
+    def window_queries(self) -> int:
+        return 0 if self.selector == "random" else self.window
+
     def select(
         self, q: Queries, k: Keys, lengths: Lengths, keys: PromptKeys | None = None
     ) -> Int32[Array, "B G C"]:
         """The positions to keep; see `select`. Grouped query heads vote together."""
+        queries = last_queries(q, lengths, self.window_queries)
+        return self._select(queries, k, k.shape[1], lengths, keys)
+
+    def _select(
+        self,
+        queries: Float[Array, "B W H D"] | None,
+        k: Keys,
+        width: int,
+        lengths: Lengths,
+        keys: PromptKeys | None,
+    ) -> Int32[Array, "B G C"]:
+        """As `select`, from the window's queries; `k` may have slots beyond the prompts' `width`,
+        on which random draws must not depend."""
         if self.selector == "random":
-            scores = random_scores(keys, (k.shape[2], k.shape[1]))
+            scores = random_scores(keys, (k.shape[2], width))
         else:
-            votes = window_scores(last_queries(q, lengths, self.window), k, lengths)
+            votes = window_scores(queries, k, lengths)
             prefix = jnp.arange(k.shape[1]) < lengths[:, None, None] - self.window
             scores = pool(jnp.where(prefix, votes, 0), self.kernel_size, self.pooling)
         return select(scores, lengths, window=self.window, capacity=self.capacity)
@@ -149,7 +166,37 @@ class SnapKV(Dense):
         new_tokens: int,
         keys: PromptKeys | None = None,
     ) -> "SnapKVCache":
-        positions = self.select(q, k, lengths, keys)
+        return self._keep(k, v, self.select(q, k, lengths, keys), lengths, new_tokens)
+
+    def adopt(
+        self,
+        prompt: KVCache,
+        queries: Float[Array, "L B W H D"] | None,
+        new_tokens: int,
+        keys: PromptKeys | None = None,
+    ) -> "SnapKVCache":
+        layers, width = prompt.k.shape[0], prompt.k.shape[2] - new_tokens
+        last = None if queries is None else queries[:, :, queries.shape[2] - self.window_queries :]
+
+        def compress(layer: tuple) -> "SnapKVCache":
+            index, k, v, lengths, q = layer
+            positions = self._select(q, k, width, lengths, fold_in(keys, index))
+            return self._keep(k, v, positions, lengths, new_tokens)
+
+        each = (jnp.arange(layers, dtype=jnp.int32), prompt.k, prompt.v, prompt.lengths, last)
+        return jax.lax.map(compress, each)
+
+    def restore(self, prompt: KVCache, used: "SnapKVCache") -> KVCache:
+        return prompt
+
+    def _keep(
+        self,
+        k: Keys,
+        v: Values,
+        positions: Int32[Array, "B G C"],
+        lengths: Lengths,
+        new_tokens: int,
+    ) -> "SnapKVCache":
         kept = KVCache.create(
             gather(k, positions),
             gather(v, positions),

@@ -1,0 +1,123 @@
+"""One prefill, many answers: the same as `generate` under every pattern, in one cache's storage."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ratjax.model import generation, staged
+from ratjax.sparsity import dense, dilated, moba, quest, snapkv
+from tests.model.test_generation import NEW, PROMPTS, decoder, sequences
+
+SHARING = (
+    dense.Dense(),
+    quest.Quest(8, 3),
+    quest.Quest(4, 3, selector="random"),
+    snapkv.SnapKV(6, 12),
+    snapkv.SnapKV(4, 16, pooling="max"),
+    snapkv.SnapKV(6, 12, selector="random"),
+)
+OTHERS = (moba.MoBA(8, 3), moba.MoBA(8, 3, selector="random"), dilated.Dilated(4, 2, 1))
+BATCH = 4
+LENGTHS = np.array([*PROMPTS, 24], np.int32)
+WIDTH = generation.bucket(int(LENGTHS.max()))
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return decoder()
+
+
+@pytest.fixture(scope="module")
+def tokens(model):
+    drawn = sequences(model.config.vocab_size)
+    drawn = np.concatenate([drawn, drawn[:1]])[:, :WIDTH]
+    return np.where(np.arange(WIDTH) < LENGTHS[:, None], drawn, 0).astype(np.int32)
+
+
+def read(model, tokens, patterns, rows, storage=None):
+    keys = generation.prompt_keys(np.arange(BATCH), SEED)
+    pattern = staged.prefill_pattern(patterns)
+    return staged.prefill(
+        model, jnp.asarray(tokens), jnp.asarray(LENGTHS), keys, pattern, NEW, rows, storage
+    )
+
+
+def answer(model, prefilled, pattern, stop=-1):
+    keys = generation.prompt_keys(np.arange(BATCH), SEED)
+    return staged.answer(model, prefilled, keys, jnp.int32(stop), pattern, NEW)
+
+
+def expected(model, tokens, pattern, **options):
+    return generation.generate(
+        model, tokens, LENGTHS, NEW, pattern, seed=SEED, width=WIDTH, **options
+    )
+
+
+def same(found, prefilled, want):
+    tokens, reads, _ = found
+    np.testing.assert_array_equal(tokens, want.tokens)
+    for have, wanted in ((reads, want.decode), (prefilled.reads, want.prefill)):
+        np.testing.assert_array_equal(have.read, wanted.read)
+        np.testing.assert_array_equal(have.visible, wanted.visible)
+
+
+@pytest.mark.parametrize("rows", [BATCH, 2], ids=["at-once", "two-by-two"])
+def test_one_prefill_serves_every_pattern_in_any_order(model, tokens, rows):
+    prefilled = read(model, tokens, SHARING, rows)
+    # Twice round, so that each also follows those that wrote behind the prompts after it.
+    for pattern in (*SHARING, *SHARING[::-1]):
+        found = answer(model, prefilled, pattern)
+        same(found, prefilled, expected(model, tokens, pattern))
+        prefilled = found[2]
+
+
+@pytest.mark.parametrize("pattern", OTHERS, ids=str)
+def test_patterns_with_a_prefill_of_their_own(model, tokens, pattern):
+    prefilled = read(model, tokens, [pattern], 2)
+    want = expected(model, tokens, pattern)
+    same(answer(model, prefilled, pattern), prefilled, want)
+    stop = int(want.tokens[0, 3])
+    prefilled = read(model, tokens, [pattern], 2)
+    same(
+        answer(model, prefilled, pattern, stop),
+        prefilled,
+        expected(model, tokens, pattern, stop_token=stop),
+    )
+
+
+def test_a_mixture_has_no_common_prefill():
+    assert staged.prefill_pattern(SHARING).window == 6
+    assert staged.prefill_pattern(SHARING[:3]) == dense.Dense()
+    with pytest.raises(ValueError, match="no prefill"):
+        staged.prefill_pattern([dense.Dense(), moba.MoBA(8, 3)])
+
+
+def test_the_cache_stays_where_it_is(model, tokens):
+    prefilled = read(model, tokens, SHARING, 2)
+    where = prefilled.cache.k.unsafe_buffer_pointer()
+    for pattern in SHARING:
+        given = prefilled.cache
+        *_, prefilled = answer(model, prefilled, pattern)
+        assert given.k.is_deleted()
+        assert prefilled.cache.k.unsafe_buffer_pointer() == where, pattern
+    again = read(model, tokens, SHARING, 2, prefilled.cache)
+    assert again.cache.k.unsafe_buffer_pointer() == where
+    # MoBA decodes as dense: another prefill, the same storage and the same program.
+    compiled = staged._answer._cache_size()
+    own = read(model, tokens, [moba.MoBA(8, 3)], 2, again.cache)
+    assert own.cache.k.unsafe_buffer_pointer() == where
+    answer(model, own, moba.MoBA(8, 3))
+    assert staged._answer._cache_size() == compiled
+
+
+def test_storage_of_another_shape_is_freed(model, tokens):
+    old = read(model, tokens[:, :40], [dense.Dense()], 2).cache
+    read(model, tokens, [dense.Dense()], 2, old)
+    assert old.k.is_deleted()
+
+
+def test_rows_must_divide_the_batch(model, tokens):
+    with pytest.raises(ValueError, match="rows=3"):
+        read(model, tokens, SHARING, 3)
