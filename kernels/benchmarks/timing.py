@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import time
@@ -137,9 +138,11 @@ def finish(rows: list[dict], ceilings: dict, target: str) -> None:
             f"{r['op']:24}{r['case']:26}{r['ms']:9.3f}{r['floor_ms']:9.3f}"
             f"{r['fraction_of_floor']:10.2f}{r['peer_ms']:10.3f}{r['speedup']:9.2f}  ({r['peer']})"
         )
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {"driver": driver}
+    versions = {}
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found = subprocess.run(query, capture_output=True, text=True, check=False)
+        versions["driver"] = found.stdout.strip()
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
