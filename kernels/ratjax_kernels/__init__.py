@@ -9,6 +9,7 @@ from ratjax_kernels.block_prefill import block_means, block_prefill, block_selec
 from ratjax_kernels.cache_append import append
 from ratjax_kernels.compaction import kept_positions
 from ratjax_kernels.dense_decode import dense_decode
+from ratjax_kernels.dense_prefill import dense_prefill
 from ratjax_kernels.dispatch import prefer
 from ratjax_kernels.paged_decode import (
     page_bounds,
@@ -28,6 +29,7 @@ __all__ = [
     "decay_scan",
     "decay_step",
     "dense_decode",
+    "dense_prefill",
     "kept_positions",
     "page_bounds",
     "page_scores",

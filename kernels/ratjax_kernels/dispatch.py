@@ -17,10 +17,10 @@ import jax
 
 from ratjax_kernels.manual_axes import vary_together
 
-NAMES = ("reference", "xla", "pallas_tpu", "triton")
+NAMES = ("reference", "xla", "pallas_tpu", "triton", "cudnn")
 
 # What `implementation=None` tries, in order, for each of JAX's platform names.
-_PREFERENCE = {"gpu": ("triton", "xla"), "tpu": ("pallas_tpu", "xla")}
+_PREFERENCE = {"gpu": ("triton", "cudnn", "xla"), "tpu": ("pallas_tpu", "xla")}
 _ANYWHERE = ("xla",)
 _KERNELS = ("pallas_tpu", "triton")
 

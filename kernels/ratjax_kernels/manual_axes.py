@@ -16,8 +16,7 @@ def vary_together(tree, like=()):
       tree: arrays, and anything else, which is passed through.
       like: further arrays whose axes count.
     """
-    leaves = [x for x in jax.tree.leaves((tree, like)) if isinstance(x, jax.Array)]
-    axes = frozenset().union(*map(_varying, leaves))
+    axes = frozenset().union(*map(_varying, _arrays((tree, like))))
     if not axes:
         return tree
 
@@ -28,6 +27,30 @@ def vary_together(tree, like=()):
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(cast, tree)
+
+
+def unchecked(function):
+    """`function` for kernels that do not say along which axes their results vary.
+
+    Outside `shard_map`, and where it does not check, it is `function` itself. Elsewhere results are
+    marked as varying along every axis that an argument varies along. What is differentiated inside
+    must end in an operation of JAX's, and take its cotangent through one: types bear no axes there.
+    """
+
+    def run(*args):
+        if not any(map(_varying, _arrays(args))):
+            return function(*args)
+        nowhere = jax.sharding.PartitionSpec()
+        inner = jax.shard_map(
+            function, in_specs=nowhere, out_specs=nowhere, axis_names=frozenset(), check_vma=False
+        )
+        return vary_together(inner(*args), like=args)
+
+    return run
+
+
+def _arrays(tree) -> list[jax.Array]:
+    return [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
 
 
 def _varying(array) -> frozenset[str]:

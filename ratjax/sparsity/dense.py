@@ -2,24 +2,18 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.pattern import Pattern, Reads, causal_pairs
-from ratjax_kernels import dense_decode
+from ratjax_kernels import dense_decode, dense_prefill
 
 
 def prefill(q: Queries, k: Keys, v: Values) -> Queries:
-    """Causal softmax attention, scale D^-0.5, T = S; grouped heads allowed.
-
-    On CUDA in half precision this is cuDNN's kernel; elsewhere XLA's, with scores in float32.
-    """
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    implementation = "cudnn" if half and jax.default_backend() == "gpu" else "xla"
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+    """Causal softmax attention, scale D^-0.5, T = S; grouped heads allowed."""
+    return dense_prefill(q, k, v)
 
 
 def full_lengths(q: Queries, lengths: Lengths | None) -> Lengths:

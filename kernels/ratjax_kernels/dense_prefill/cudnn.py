@@ -1,0 +1,21 @@
+"""cuDNN's attention through JAX. It is told "causal", never handed a mask, which it would read."""
+
+import jax
+import jax.numpy as jnp
+
+from ratjax_kernels.dispatch import platform
+
+
+def limits_of_dense_prefill(q, k, v):
+    """See `ratjax_kernels.dispatch.Operation`."""
+    if platform() != "gpu":
+        return "needs a CUDA device"
+    for x in (q, k, v):
+        if x.dtype not in (jnp.bfloat16, jnp.float16):
+            return f"serves bfloat16 and float16, not {x.dtype}"
+    return None
+
+
+def dense_prefill(q, k, v):
+    """See `ratjax_kernels.dense_prefill.api`."""
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
