@@ -27,6 +27,7 @@ from ratjax.model.decoder import Decoder
 from ratjax.model.parameters import (
     AbstractParameters,
     Parameters,
+    inference_dtypes,
     to_model,
     to_parameters,
 )
@@ -44,6 +45,7 @@ def load_model(
     dtype: str | None = None,
     step: int | None = None,
     mesh: Mesh | None = None,
+    inference: bool = False,
 ) -> Decoder:
     """Loads a model that this project wrote.
 
@@ -53,6 +55,7 @@ def load_model(
       step: which checkpoint; None takes the newest.
       mesh: what its parameters are spread over, each device reading its part alone; None puts
         them on the first device.
+      inference: parameters are held in the compute dtype too (`parameters.inference_dtypes`).
 
     Raises:
       InputError: nothing there, an unknown field in `model.json`, a checkpoint that is missing
@@ -65,7 +68,11 @@ def load_model(
     if (folder / TOKENIZER).exists():
         check_tokenizer(folder / TOKENIZER, config)
     step = newest_step(folder) if step is None else step
-    return to_model(config, read_parameters(folder, step, placed_parameters(config, mesh)))
+    wanted = placed_parameters(config, mesh)
+    if inference:
+        dtypes = inference_dtypes(config)
+        wanted = {name: array.update(dtype=dtypes[name]) for name, array in wanted.items()}
+    return to_model(config, read_parameters(folder, step, wanted))
 
 
 def save_model(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ratjax.config.model import ModelConfig
 from ratjax.model.decoder import Decoder
@@ -70,20 +71,41 @@ def initial_parameters(
     return jax.jit(lambda key: to_parameters(Decoder(config, key)), out_shardings=places)
 
 
-def in_compute_dtype(model: Decoder) -> Decoder:
-    """The model for inference: its matrices in the compute dtype, to which every use casts them.
+def inference_dtypes(config: ModelConfig) -> dict[str, jnp.dtype]:
+    """Each parameter's dtype for inference: the compute dtype, to which every use casts it.
 
     In bfloat16 this halves the weights and changes no result: what is used in float32 (the
     norms' weights, and embeddings that are added up before they are cast) stays in float32.
-    Works on traced and on concrete arrays; those that are cast leave no copy behind under `jit`
-    with donation.
     """
-    added = model.config.previous_token_embedding
+    added = config.previous_token_embedding
 
-    def cast(name: str, leaf: Array) -> Array:
-        if name.endswith("norm/weight") or (added and "embedding" in name):
-            return leaf
-        return leaf.astype(model.config.dtype)
+    def dtype(name: str, stored: jnp.dtype) -> jnp.dtype:
+        kept = name.endswith("norm/weight") or (added and name.endswith("embedding"))
+        return stored if kept else jnp.dtype(config.dtype)
 
+    return {name: dtype(name, array.dtype) for name, array in abstract_parameters(config).items()}
+
+
+def in_compute_dtype(model: Decoder) -> Decoder:
+    """The model with its parameters as `inference_dtypes` says; for traced and concrete arrays."""
+    dtypes = inference_dtypes(model.config)
     parameters = to_parameters(model)
-    return to_model(model.config, {name: cast(name, leaf) for name, leaf in parameters.items()})
+    return to_model(model.config, {n: leaf.astype(dtypes[n]) for n, leaf in parameters.items()})
+
+
+def checksum(model: Decoder) -> str:
+    """Tells trained models apart: each parameter's bits summed modulo 2^32, in hexadecimal.
+
+    Integer sums do not depend on the order, so every device finds the same.
+    """
+    sums = _bit_sums(to_parameters(model))
+    return " ".join(f"{int(sums[name]):08x}" for name in sorted(sums))
+
+
+@jax.jit
+def _bit_sums(parameters: Parameters) -> Parameters:
+    def total(leaf: Array) -> Array:
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        return jnp.sum(jax.lax.bitcast_convert_type(leaf, unsigned), dtype=jnp.uint32)
+
+    return jax.tree.map(total, parameters)
