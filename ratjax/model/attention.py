@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from ratjax.config.model import ModelConfig
-from ratjax.model.layers import RMSNorm, normal, rope
+from ratjax.model.layers import RMSNorm, normal, rope, weight
 from ratjax.model.memory import DecayMemory
 from ratjax.shapes import (
     HeadState,
@@ -26,6 +26,7 @@ from ratjax.shapes import (
     Residual,
     Values,
 )
+from ratjax.sharding import attend_by_heads, out_sharding
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
 
 MemoryState = tuple[HeadState, HeadState]
@@ -55,9 +56,9 @@ class Attention(nnx.Module):
 
     def project(self, x: Residual) -> tuple[Queries, Keys, Values]:
         """q (normalised), k (normalised unless the norm follows the memory) and v."""
-        q = jnp.einsum("btm,mhd->bthd", x, self.w_q.astype(x.dtype))
-        k = jnp.einsum("btm,mgd->btgd", x, self.w_k.astype(x.dtype))
-        v = jnp.einsum("btm,mgd->btgd", x, self.w_v.astype(x.dtype))
+        q = jnp.einsum("btm,mhd->bthd", x, weight(self.w_q, x.dtype))
+        k = jnp.einsum("btm,mgd->btgd", x, weight(self.w_k, x.dtype))
+        v = jnp.einsum("btm,mgd->btgd", x, weight(self.w_v, x.dtype))
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None and not self.norm_follows_memory:
@@ -80,9 +81,11 @@ class Attention(nnx.Module):
         """The output gate, where there is one, and the projection back to the residual."""
         attended = checkpoint_name(attended, "attention")
         if self.w_output_gate is not None:
-            gate = jnp.einsum("btm,mhd->bthd", x, self.w_output_gate.astype(x.dtype))
+            gate = jnp.einsum("btm,mhd->bthd", x, weight(self.w_output_gate, x.dtype))
             attended = attended * jax.nn.sigmoid(gate)
-        return jnp.einsum("bthd,hdm->btm", attended, self.w_out.astype(x.dtype))
+        w_out = weight(self.w_out, x.dtype)
+        whole = out_sharding("batch", "time", "channels")
+        return jnp.einsum("bthd,hdm->btm", attended, w_out, out_sharding=whole)
 
     def states(
         self,
@@ -110,7 +113,7 @@ class Attention(nnx.Module):
     ) -> Residual:
         """Whole sequences, no cache: training and scoring."""
         q, k, v, _ = self.states(x, document_starts=document_starts)
-        attended, _ = pattern.attend(q, k, v)
+        attended = attend_by_heads(lambda q, k, v: pattern.attend(q, k, v)[0], q, k, v)
         return self.output(x, attended)
 
     def prefill(

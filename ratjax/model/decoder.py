@@ -20,11 +20,13 @@ from ratjax.model.generation import Generation, generate
 from ratjax.model.layers import RMSNorm, normal
 from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, Logits, PRNGKeyArray, PromptKeys, Residual, Tokens
+from ratjax.sharding import active_mesh, constrain, gather, keep_no_gathers, look_up
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern, Patterns, Reads
 from ratjax.sparsity.selection import fold_in
 
 REMAT_POLICIES = {
+    "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "save_attention": jax.checkpoint_policies.save_only_these_names("qkv", "attention"),
 }
@@ -73,16 +75,21 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Tokens, previous: Tokens) -> Residual:
         """Embeddings in the compute dtype; `previous` is the token before each (-1: none)."""
-        x = self.embedding[...][tokens]
+        dtype = self.config.dtype
+        x = look_up(self.embedding[...], tokens, dtype)
         if self.previous_embedding is not None:
-            before = self.previous_embedding[...][jnp.maximum(previous, 0)]
+            before = look_up(self.previous_embedding[...], jnp.maximum(previous, 0), dtype)
             x = x + jnp.where(previous[..., None] >= 0, before, 0)
-        return x.astype(self.config.dtype)
+        return x.astype(dtype)
 
     def logits(self, hidden: Float[Array, "*any M"]) -> Float32[Array, "*any V"]:
         """Final norm's output to float32 logits."""
-        head = self.embedding[...].T if self.head is None else self.head[...]
-        return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        head = gather(self.output_head().astype(hidden.dtype))
+        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+
+    def output_head(self) -> Float[Array, "M V"]:
+        """What turns hidden channels into logits."""
+        return self.embedding[...].T if self.head is None else self.head[...]
 
     def stacks(self, patterns: Patterns) -> Iterator[tuple[Pattern, Block, Int32[Array, " n"]]]:
         """Each run of layers: its pattern, its stacked blocks, its layers' indices."""
@@ -119,10 +126,11 @@ class Decoder(nnx.Module):
                 attend = lambda h: (block.attention(h, run_pattern, document_starts),)  # noqa: E731
                 return block(x, attend)[0], None
 
-            if self.config.remat != "none":
-                body = jax.checkpoint(
-                    body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False
-                )
+            policy = REMAT_POLICIES[self.config.remat]
+            if policy is None and active_mesh() is not None:
+                policy = keep_no_gathers
+            if policy is not None:
+                body = jax.checkpoint(body, policy=policy, prevent_cse=False)
             x, _ = jax.lax.scan(body, x, blocks, unroll=self.config.unroll)
         return self.norm(x)
 
@@ -235,7 +243,9 @@ def _logits(model: Decoder, tokens: Tokens, pattern: Patterns) -> Logits:
 
 def before(tokens: Tokens) -> Tokens:
     """The token before each one; -1 at the start."""
-    return jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    tokens = constrain(tokens, "batch", None)  # the one before may lie on another device
+    tokens = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return constrain(tokens, "batch", "time")
 
 
 def mean_over_layers(reads: list[Reads]) -> Reads:

@@ -3,15 +3,22 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
 from ratjax.config.model import ModelConfig
 from ratjax.shapes import PRNGKeyArray, Residual
+from ratjax.sharding import gather, out_sharding
 
 
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> nnx.Param:
     """A float32 parameter drawn from N(0, std^2); released RAT+ and OLMo2 use std = 0.02."""
     return nnx.Param(std * jax.random.normal(key, shape, jnp.float32))
+
+
+def weight(parameter: nnx.Param, dtype: DTypeLike) -> Float[Array, "..."]:
+    """A parameter ready for use: in the compute dtype, and whole where a mesh cuts it up."""
+    return gather(parameter.astype(dtype))
 
 
 def rms_normalize(x: Float[Array, "..."], eps: float, axes: int = 1) -> Float32[Array, "..."]:
@@ -64,9 +71,10 @@ class MLP(nnx.Module):
         self.w_down = normal(down, wide[::-1], config.init_std)
 
     def __call__(self, x: Residual) -> Residual:
-        up = x @ self.w_up.astype(x.dtype)
+        up = x @ weight(self.w_up, x.dtype)
         if self.w_gate is None:
             wide = jax.nn.gelu(up, approximate=False)
         else:
-            wide = jax.nn.silu(x @ self.w_gate.astype(x.dtype)) * up
-        return wide @ self.w_down.astype(x.dtype)
+            wide = jax.nn.silu(x @ weight(self.w_gate, x.dtype)) * up
+        whole = out_sharding("batch", "time", "channels")
+        return jnp.matmul(wide, weight(self.w_down, x.dtype), out_sharding=whole)

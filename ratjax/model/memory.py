@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
 from ratjax.config.model import MemoryConfig, ModelConfig
-from ratjax.model.layers import normal, rms_normalize
+from ratjax.model.layers import normal, rms_normalize, weight
 from ratjax.shapes import HeadState, Keys, PRNGKeyArray, Residual, Values
-from ratjax_kernels import decay_scan, decay_step
+from ratjax.sharding import sharded_decay_scan
+from ratjax_kernels import decay_step
 
 
 def initial_bias(config: MemoryConfig, shape: tuple[int, ...], key: PRNGKeyArray) -> Array:
@@ -58,7 +59,7 @@ class DecayMemory(nnx.Module):
         dtype = x.dtype
         if self.config.gate_input == "normalized":
             x = rms_normalize(x, self.norm_eps).astype(dtype)
-        logits = jnp.einsum("btm,mgd->btgd", x, self.weight.astype(dtype))
+        logits = jnp.einsum("btm,mgd->btgd", x, weight(self.weight, dtype))
         return logits if self.bias is None else logits + self.bias.astype(dtype)
 
     def __call__(
@@ -97,7 +98,7 @@ class DecayMemory(nnx.Module):
             inside = valid[..., None, None]
             k, v = jnp.where(inside, k, 0), jnp.where(inside, v, 0)
             logits = jnp.where(inside, logits, jnp.inf)
-        return decay_scan(logits, k, v, return_state=True)
+        return sharded_decay_scan(logits, k, v)
 
     def step(
         self, x: Residual, k: Keys, v: Values, state: tuple[HeadState, HeadState]

@@ -6,16 +6,36 @@ cut, JAX refuses what it cannot infer, and nothing is left to a heuristic. Witho
 function here leaves arrays as they are, so that one device runs the program of one device.
 """
 
-from ratjax.sharding.mesh import active_mesh, first_device, make_mesh, sizes_of, use_mesh
+from ratjax.sharding.heads import attend_by_heads
+from ratjax.sharding.lookup import look_up
+from ratjax.sharding.mesh import active_mesh, first_device, make_mesh, on_mesh, sizes_of
+from ratjax.sharding.place import (
+    constrain,
+    gather,
+    keep_no_gathers,
+    manual,
+    out_sharding,
+    split_batch,
+)
+from ratjax.sharding.recurrence import sharded_decay_scan
 from ratjax.sharding.table import RULES, sharding, spec
 
 __all__ = [
     "RULES",
     "active_mesh",
+    "attend_by_heads",
+    "constrain",
     "first_device",
+    "gather",
+    "keep_no_gathers",
+    "look_up",
     "make_mesh",
+    "manual",
+    "on_mesh",
+    "out_sharding",
+    "sharded_decay_scan",
     "sharding",
     "sizes_of",
     "spec",
-    "use_mesh",
+    "split_batch",
 ]

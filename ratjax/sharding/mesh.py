@@ -1,7 +1,6 @@
 """The mesh: devices arranged so that the axes with most traffic get the shortest ways."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -59,13 +58,27 @@ def first_device() -> SingleDeviceSharding:
 
 
 def active_mesh() -> AbstractMesh | None:
-    """The mesh that code is traced under; None where there is none."""
+    """The mesh that code is traced under; None where there is none, or within `jax.shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty else mesh
+    return None if mesh.empty or mesh.are_all_axes_manual else mesh
 
 
-@contextlib.contextmanager
-def use_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """Runs and traces under a mesh; None changes nothing."""
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        yield
+def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
+    """A jitted function that traces and runs under a mesh; itself where that is None."""
+    return function if mesh is None else _OnMesh(mesh, function)
+
+
+class _OnMesh:
+    """A jitted function and its mesh."""
+
+    def __init__(self, mesh: Mesh, function: Callable):
+        self.mesh, self.function = mesh, function
+
+    def __call__(self, *args, **kwargs):
+        with jax.set_mesh(self.mesh):
+            return self.function(*args, **kwargs)
+
+    def lower(self, *args, **kwargs) -> jax.stages.Lowered:
+        """As `jax.jit`'s; takes `jax.ShapeDtypeStruct`s with shardings."""
+        with jax.set_mesh(self.mesh):
+            return self.function.lower(*args, **kwargs)

@@ -12,12 +12,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batch
 from ratjax.model.parameters import to_model
+from ratjax.sharding import on_mesh, split_batch
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.pattern import Pattern
@@ -40,7 +42,7 @@ def passes(train: TrainConfig, recurrence: str) -> list[dict[str, Pattern]]:
 
 @functools.cache  # so that a second run of the same shape in one process compiles nothing
 def make_train_step(
-    config: ModelConfig, train: TrainConfig, total_steps: int
+    config: ModelConfig, train: TrainConfig, total_steps: int, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Batch, str, int | None], tuple[TrainState, Metrics]]:
     """The compiled training step.
 
@@ -48,6 +50,7 @@ def make_train_step(
       config: the model.
       train: the optimizer; how batches are cut.
       total_steps: length of the learning-rate schedule.
+      mesh: what state and batch lie on, as `ratjax.train.state` says; None: one device.
 
     Returns:
       A function of (state, batch, recurrence, most_targets) to (next state, metrics);
@@ -79,7 +82,7 @@ def make_train_step(
             (_, entropies), gradients = differentiate(parameters, part, patterns, most_targets)
             return jax.tree.map(jnp.add, total, (gradients, entropies)), None
 
-        parts = jax.tree.map(lambda a: a.reshape(train.microbatches, -1, a.shape[1]), batch)
+        parts = jax.tree.map(lambda a: split_batch(a, train.microbatches), batch)
         zeros = jax.tree.map(jnp.zeros_like, parameters), jnp.zeros(len(patterns))
         return jax.lax.scan(add, zeros, parts)[0]
 
@@ -105,6 +108,7 @@ def make_train_step(
             metrics[f"grad_norm{suffix}"] = optax.global_norm(gradients)
         return TrainState(state.step + 1, parameters, moments), metrics
 
-    return jax.jit(
+    compiled = jax.jit(
         train_step, static_argnames=("recurrence", "most_targets"), donate_argnames="state"
     )
+    return on_mesh(mesh, compiled)
