@@ -81,6 +81,8 @@ class Kernel:
       aliases: input position, scalars not counted -> output position that shares its memory.
       semantics: of each axis of the grid, "parallel" or "arbitrary".
       cost: operations and bytes, for XLA's schedule.
+      values: bytes of VMEM that the body's own large values take, such as a tile of scores.
+      vmem: bytes of VMEM that it may use; more than `VMEM_BYTES` is asked for.
     """
 
     body: Callable
@@ -95,27 +97,33 @@ class Kernel:
     aliases: dict[int, int] = dataclasses.field(default_factory=dict)
     semantics: tuple[str, ...] | None = None
     cost: pl.CostEstimate | None = None
+    values: int = 0
+    vmem: int = VMEM_BYTES
 
     def vmem_bytes(self) -> int:
-        """Blocks times their buffers (two, where a spec names no other number), and scratch.
+        """Blocks times their buffers (two, where a spec names no other number), scratch, values.
 
-        What the compiler spills of a body's own values comes on top.
+        What the compiler spills beside those values comes on top.
         """
         pairs = zip(self.in_specs, self.inputs, strict=True)
         outs = zip(self.out_specs, self.outputs, strict=True)
         blocks = sum(_block_bytes(spec, x) for spec, x in (*pairs, *outs))
-        return blocks + sum(
-            padded_bytes(ref.shape, ref.dtype)
-            for ref in self.scratch
-            if getattr(ref, "memory_space", None) == pltpu.VMEM
+        return (
+            self.values
+            + blocks
+            + sum(
+                padded_bytes(ref.shape, ref.dtype)
+                for ref in self.scratch
+                if getattr(ref, "memory_space", None) == pltpu.VMEM
+            )
         )
 
     def problem(self) -> str | None:
         """Why the kernel cannot be lowered, in the words of `dispatch.Operation`; None: it can."""
         needs = self.vmem_bytes()
-        if needs <= VMEM_BYTES:
+        if needs <= self.vmem:
             return None
-        return f"needs {needs / 2**20:.1f} MiB of VMEM for its blocks, of {VMEM_BYTES / 2**20:.0f}"
+        return f"needs {needs / 2**20:.1f} MiB of VMEM for its blocks, of {self.vmem / 2**20:.0f}"
 
     def __call__(self, *args) -> tuple[jax.Array, ...]:
         """Runs the kernel on its scalars and inputs.
@@ -140,7 +148,10 @@ class Kernel:
             ),
             out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, **marked) for x in self.outputs],
             input_output_aliases={self.scalars + i: o for i, o in self.aliases.items()},
-            compiler_params=pltpu.CompilerParams(dimension_semantics=self.semantics),
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=self.semantics,
+                vmem_limit_bytes=self.vmem if self.vmem > VMEM_BYTES else None,
+            ),
             cost_estimate=self.cost,
             interpret=interpret(),
             name=self.name,
@@ -153,4 +164,29 @@ def _block_bytes(spec, array) -> int:
         return 0
     shape = array.shape if spec.block_shape is None else spec.block_shape
     buffers = getattr(spec.pipeline_mode, "buffer_count", 2)
-    return buffers * padded_bytes([1 if size is None else size for size in shape], array.dtype)
+    return buffers * padded_bytes(list(map(_extent, shape)), array.dtype)
+
+
+def _extent(size) -> int:
+    """Of a block along one axis: `pl.Element` holds its own, None is one that is left out."""
+    return 1 if size is None else getattr(size, "block_size", size)
+
+
+def dtype_problem(*arrays) -> str | None:
+    """Why no TPU kernel serves these dtypes; None: one does."""
+    for x in arrays:
+        if x.dtype not in (jnp.float32, jnp.bfloat16):
+            return f"serves float32 and bfloat16, not {x.dtype}"
+    return None
+
+
+def pad_to(x, axis: int, size: int, value=0):
+    """`x` with `value` appended along `axis` until it holds `size`."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, widths, constant_values=value)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`."""
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)

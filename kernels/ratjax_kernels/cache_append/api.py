@@ -5,7 +5,9 @@ from jaxtyping import Array, Float, Int32
 from ratjax_kernels.checks import check_at_least, check_shape
 from ratjax_kernels.dispatch import Operation
 
-_append = Operation("append", "ratjax_kernels.cache_append", ("reference", "xla", "triton"))
+_append = Operation(
+    "append", "ratjax_kernels.cache_append", ("reference", "xla", "pallas_tpu", "triton")
+)
 
 
 def append(
@@ -33,7 +35,7 @@ def append(
       v_new: [B, 1, G, D] its values.
       bounds: (k_min, k_max) of `page_bounds`, [B, P, G, D] or [L, B, P, G, D].
       page_size: slots of a page; of no account without bounds.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
       layer: which of the layers is written, int32 []. None: there is only one.
 
     Returns:

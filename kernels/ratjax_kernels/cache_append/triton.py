@@ -4,8 +4,7 @@ import math
 
 import jax
 
-from ratjax_kernels.cache_append import triton_kernels, xla
-from ratjax_kernels.layers import as_stack
+from ratjax_kernels.cache_append import batched, triton_kernels
 from ratjax_kernels.triton_call import device_problem, launch
 
 _CHANNELS = 512
@@ -18,24 +17,7 @@ def limits_of_append(k, v, lengths, k_new, v_new, bounds, page_size, layer):
 
 def append(k, v, lengths, k_new, v_new, bounds, page_size, layer):
     """See `ratjax_kernels.cache_append.api`."""
-    arrays = (k, v, *(bounds or ()))
-
-    @jax.custom_batching.custom_vmap
-    def run(layer, lengths, k_new, v_new, *stacks):
-        return _launch(layer, lengths, k_new, v_new, stacks, page_size)
-
-    @run.def_vmap
-    def rule(size, batched, *args):
-        # Batched layers cannot be told apart by one number: scatters can address them.
-        def one(layer, lengths, k_new, v_new, k, v, *bounds):
-            return xla.append(k, v, lengths, k_new, v_new, bounds or None, page_size, layer)
-
-        axes = [0 if is_batched else None for is_batched in batched]
-        return jax.vmap(one, axes)(*args), (True,) * len(arrays)
-
-    stack, *stacks = as_stack(layer, *arrays)
-    out = run(stack, lengths, k_new.astype(k.dtype), v_new.astype(v.dtype), *stacks)
-    return tuple(out if layer is not None else (x[0] for x in out))
+    return batched.append(_launch, k, v, lengths, k_new, v_new, bounds, page_size, layer)
 
 
 def _launch(layer, lengths, k_new, v_new, stacks, page_size):

@@ -6,7 +6,7 @@ from ratjax_kernels.checks import check_heads, check_shape
 from ratjax_kernels.dispatch import Operation
 
 _dense_decode = Operation(
-    "dense_decode", "ratjax_kernels.dense_decode", ("reference", "xla", "triton")
+    "dense_decode", "ratjax_kernels.dense_decode", ("reference", "xla", "pallas_tpu", "triton")
 )
 
 
@@ -29,7 +29,7 @@ def dense_decode(
       k: [B, S, G, D] keys, or those of several layers, [L, B, S, G, D]; slot order does not matter.
       v: values, of the same shape.
       lengths: int32 [B], filled slots; a sequence that reads nothing gets zeros.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
       mask: bool [B, S], the filled slots that are read; None: all of them.
       layer: which of the layers, int32 []; it is read where it lies. None: there is only one.
 

@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, Float32, Int32
 from ratjax_kernels.checks import check_at_least, check_heads, check_shape
 from ratjax_kernels.dispatch import Operation
 
-_page_bounds = Operation("page_bounds", "ratjax_kernels.paged_decode")
-_KERNELS = ("reference", "xla", "triton")
+_page_bounds = Operation(
+    "page_bounds", "ratjax_kernels.paged_decode", ("reference", "xla", "pallas_tpu")
+)
+_KERNELS = ("reference", "xla", "pallas_tpu", "triton")
 _page_scores = Operation("page_scores", "ratjax_kernels.paged_decode", _KERNELS)
 _paged_decode = Operation("paged_decode", "ratjax_kernels.paged_decode", _KERNELS)
 _quest_decode = Operation("quest_decode", "ratjax_kernels.paged_decode", _KERNELS)
@@ -32,7 +34,7 @@ def page_bounds(
       k: [B, S, G, D] keys as attention sees them (after rotary embedding).
       lengths: int32 [B], filled slots.
       page_size: slots of a page.
-      implementation: "reference", "xla", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", or None for the best on the default device.
 
     Returns:
       (k_min, k_max), each [B, ceil(S / page_size), G, D] in the keys' dtype.
@@ -60,7 +62,7 @@ def page_scores(
       q: [B, 1, H, D] queries.
       k_min: [B, P, G, D] least keys, from `page_bounds`; or those of several layers.
       k_max: greatest keys, of the same shape.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
       layer: which of the layers, int32 []. None: there is only one.
 
     Returns:
@@ -101,7 +103,7 @@ def paged_decode(
       page_ids: int32 [B, H, K], or [B, G, K] for one list a key/value head; -1 lists nothing. A
         page listed twice counts twice.
       page_size: slots of a page.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
       layer: which of the layers, int32 []. None: there is only one.
 
     Returns:
@@ -154,7 +156,7 @@ def quest_decode(
       pages: K, pages a query head reads, forced ones included.
       force_first: page 0 is always read.
       force_current: the page of the last filled slot is always read.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
       layer: which of the layers, int32 []. None: there is only one.
 
     Returns:

@@ -6,7 +6,7 @@ from ratjax_kernels.checks import check_heads, check_shape
 from ratjax_kernels.dispatch import Operation
 
 _window_scores = Operation(
-    "window_scores", "ratjax_kernels.window_scores", ("reference", "xla", "triton")
+    "window_scores", "ratjax_kernels.window_scores", ("reference", "xla", "pallas_tpu", "triton")
 )
 
 
@@ -27,7 +27,7 @@ def window_scores(
         does not count where that is negative.
       k: [B, S, G, D] keys as attention sees them.
       lengths: int32 [B], tokens of each prompt.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "pallas_tpu", "triton", or None for the best here.
 
     Returns:
       float32 [B, G, S]; exactly 0 at positions >= lengths, whatever `k` holds there.
