@@ -85,5 +85,5 @@ PROGRAM = """
 def test_compiles_for_tpus(chip):
     reports = compiled(chip, PROGRAM)
     assert [kernels for kernels, _ in reports] == [1] * 6
-    # Nothing is laid out anew that is as large as the keys; the scores of one call are 2 MiB.
-    assert max(temporary for _, temporary in reports) < 8 * 2**20
+    # The scores, 8 MiB at most, are laid out anew; never the keys, 32 MiB at least.
+    assert max(temporary for _, temporary in reports) < 12 * 2**20
