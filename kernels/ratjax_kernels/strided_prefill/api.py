@@ -6,7 +6,9 @@ from ratjax_kernels.checks import check_at_least, check_heads, check_shape
 from ratjax_kernels.dispatch import Operation
 
 _strided_prefill = Operation(
-    "strided_prefill", "ratjax_kernels.strided_prefill", ("reference", "xla", "triton")
+    "strided_prefill",
+    "ratjax_kernels.strided_prefill",
+    ("reference", "xla", "triton", "pallas_tpu"),
 )
 
 
@@ -32,7 +34,8 @@ def strided_prefill(
       dilation: distance of the strided keys; 1 is dense attention, -1 no strided keys.
       local: how many keys before its own a query sees; 0: its own only.
       initial: how many keys at the start every query sees.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "triton", "pallas_tpu", or None for the best on the device
+        that is compiled for.
 
     Returns:
       [B, T, H, D] in the dtype of `q`.
