@@ -5,28 +5,36 @@
 With `--config.backbone=both` the attention model is trained in <workdir>/attention, then the
 memory model on the same data in <workdir>/memory; with one backbone, in <workdir> itself. Each
 is a model folder: `ratjax.load` reads it.
+
+`--config.mesh.fsdp=8` spreads the training over 8 devices; `--coordinator` over those of several
+processes, each started with the same command.
 """
 
 import dataclasses
 import pathlib
 from typing import NamedTuple
 
+import jax
 from absl import flags
 
-from launch import command
+from launch import command, processes
 from ratjax.config.data import Span, schedule
 from ratjax.config.experiment import Experiment
+from ratjax.config.mesh import MeshConfig, check_data, check_model
 from ratjax.config.model import ModelConfig
 from ratjax.config.overrides import to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import MissingDataError, open_source
+from ratjax.errors import ConfigError
 from ratjax.model.checkpoint import MODEL, check_tokenizer, locate, read_config
 from ratjax.model.parameters import abstract_parameters
+from ratjax.sharding import make_mesh
 from ratjax.train import TrainingStopped, train
 
 command.define_config()
 command.define_workdir("Where checkpoints and metrics go. A run found there is resumed.")
 command.define_dry_run()
+processes.define()
 flags.adopt_module_key_flags(command)
 
 
@@ -62,6 +70,24 @@ def _own_start(config: TrainConfig, backbone: str) -> TrainConfig:
     if config.init_from and (own / MODEL).is_file():
         return dataclasses.replace(config, init_from=str(own))
     return config
+
+
+def fitting(experiment: Experiment) -> MeshConfig:
+    """The experiment's mesh over the devices there are.
+
+    Raises:
+      ConfigError: it does not fit their number, the model or the batches.
+    """
+    mesh = experiment.mesh.resolve(jax.device_count())
+    check_model(mesh, experiment.model)
+    check_data(mesh, experiment.train, experiment.data)
+    return mesh
+
+
+def describe_mesh(mesh: MeshConfig) -> str:
+    if mesh.size > 1:
+        return "mesh: " + ", ".join(f"{axis} {size}" for axis, size in to_json(mesh).items())
+    return "mesh: one device" + (f" of {jax.device_count()}" if jax.device_count() > 1 else "")
 
 
 def describe(run: Run) -> dict:
@@ -110,18 +136,33 @@ def check_inputs(experiment: Experiment, runs: list[Run]) -> None:
             command.warn(f"{start}: model folder does not exist")
 
 
+def check_devices(experiment: Experiment) -> None:
+    """Says how the training would be spread; devices that are not there are a warning."""
+    try:
+        experiment.mesh.resolve(jax.device_count())
+    except ConfigError as error:
+        command.warn(error)
+    else:
+        print(describe_mesh(fitting(experiment)))
+
+
 def main() -> int:
+    processes.join()
     experiment = command.experiment()
     runs = plan(experiment, pathlib.Path(command.FLAGS.workdir))
     summaries = [describe(run) for run in runs]
     if command.FLAGS.dry_run:
+        check_devices(experiment)
         check_inputs(experiment, runs)
         last = summaries[-1]
         several = {"backbone": "both", "runs": summaries} if len(runs) > 1 else {}
         command.conclude({**last, **several})
         return 0
+    config = fitting(experiment)
+    print(describe_mesh(config))
+    mesh = make_mesh(config) if config.size > 1 else None
     if experiment.data.prepare:
-        command.resolve(experiment.data.prepare)(experiment)
+        processes.first_alone(lambda: command.resolve(experiment.data.prepare)(experiment))
     for run in runs:
         provenance = {
             "experiment": experiment.name,
@@ -129,9 +170,10 @@ def main() -> int:
             "revision": command.revision(),
             "train": to_json(run.train),
             "data": to_json(experiment.data),
+            "mesh": to_json(experiment.mesh),
         }
         try:
-            done = train(run.model, run.train, experiment.data, run.workdir, provenance)
+            done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh)
         except TrainingStopped as error:
             return command.fail(error, status=1)
         if not done:

@@ -75,12 +75,12 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Tokens, previous: Tokens) -> Residual:
         """Embeddings in the compute dtype; `previous` is the token before each (-1: none)."""
-        dtype = self.config.dtype
+        dtype = self.config.dtype if self.previous_embedding is None else "float32"
         x = look_up(self.embedding[...], tokens, dtype)
         if self.previous_embedding is not None:
             before = look_up(self.previous_embedding[...], jnp.maximum(previous, 0), dtype)
             x = x + jnp.where(previous[..., None] >= 0, before, 0)
-        return x.astype(dtype)
+        return x.astype(self.config.dtype)
 
     def logits(self, hidden: Float[Array, "*any M"]) -> Float32[Array, "*any V"]:
         """Final norm's output to float32 logits."""

@@ -37,11 +37,11 @@ def gather(parameter: Array) -> Array:
 
 
 def keep_no_gathers(primitive, *_, **__) -> bool:
-    """A policy of `jax.checkpoint`: everything is kept but what `gather` gave.
+    """A policy of `jax.checkpoint`: everything is kept but what `gather` gave, and casts.
 
-    Kept, the gathered parameters of all layers would lie in memory at once.
+    Kept, the gathered parameters of all layers would lie in memory at once; kept casts are copies.
     """
-    return primitive.name != "reshard"
+    return primitive.name not in ("reshard", "convert_element_type")
 
 
 def manual(

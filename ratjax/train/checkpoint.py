@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ratjax.config.model import ModelConfig
@@ -64,7 +64,8 @@ class Checkpoints:
         """Waits for the writing to end, and raises what went wrong in it."""
         if self.unsealed is not None:
             self.manager.wait()
-            seal(self.root / str(self.unsealed))
+            if jax.process_index() == 0:
+                seal(self.root / str(self.unsealed))
             self.unsealed = None
 
     def close(self) -> None:
@@ -105,9 +106,9 @@ def restore(
             print(f"skipped {error}", flush=True)
             damaged.append(path)
             continue
-        for other in damaged:
+        for other in damaged if jax.process_index() == 0 else ():
             os.replace(other, other.with_name(f"{other.name}.damaged"))
-        state = TrainState(jnp.int32(step), arrays[PARAMS], arrays[OPTIMIZER])
+        state = TrainState(np.int32(step), arrays[PARAMS], arrays[OPTIMIZER])
         places = jax.tree.map(lambda a: a.sharding, abstract)
         return jax.device_put(state, places), metadata["position"]
     if damaged:

@@ -11,6 +11,7 @@ import numpy as np
 from ratjax.config.model import ModelConfig
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
+from ratjax.sparsity.moba import MoBA
 from ratjax.sparsity.pattern import Pattern
 
 FORMULA = """\
@@ -64,6 +65,9 @@ def mean_visible_keys(pattern: Pattern, length: int) -> float:
     """Keys that a query sees, averaged over the `length` queries of a sequence."""
     position = np.arange(length)
     match pattern:
+        case MoBA(block_size=size, blocks=blocks):
+            # Its own block up to itself, and as many whole ones before as there are and it keeps.
+            seen = position % size + 1 + np.minimum(position // size, blocks - 1) * size
         case Dense():
             seen = position + 1
         case Dilated(dilation, local, initial):
@@ -72,20 +76,25 @@ def mean_visible_keys(pattern: Pattern, length: int) -> float:
             seen = strided + np.minimum(position, local) + 1 + np.minimum(position, initial)
             seen = np.minimum(seen, position + 1)
         case _:
-            raise TypeError(f"no count for training with {pattern}")
+            raise TypeError(f"no count for whole sequences under {pattern}")
     return float(seen.mean())
+
+
+def attention_flops(config: ModelConfig, pattern: Pattern, length: int) -> float:
+    """The part of one sequence's forward pass that multiplies queries, keys and values."""
+    heads = config.num_heads * config.head_dim
+    return config.num_layers * length * 4 * heads * mean_visible_keys(pattern, length)
 
 
 def forward_flops(
     config: ModelConfig, pattern: Pattern, length: int, logit_positions: int
 ) -> float:
     """One sequence's forward pass; logits are computed at `logit_positions` of its tokens."""
-    heads = config.num_heads * config.head_dim
-    attention = 4 * heads * mean_visible_keys(pattern, length)
     recurrence = 6 * config.num_kv_heads * config.head_dim if config.memory is not None else 0
-    per_token = 2 * matmul_weights(config) + config.num_layers * (attention + recurrence)
+    per_token = 2 * matmul_weights(config) + config.num_layers * recurrence
     head = 2 * config.hidden_size * config.vocab_size
-    return length * per_token + logit_positions * head
+    attention = attention_flops(config, pattern, length)
+    return length * per_token + attention + logit_positions * head
 
 
 def step_flops(

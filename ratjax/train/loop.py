@@ -5,10 +5,12 @@ import math
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from ratjax.config.data import DataConfig, schedule
 from ratjax.config.model import ModelConfig
@@ -18,8 +20,8 @@ from ratjax.data import Batches, iterate
 from ratjax.errors import ConfigError
 from ratjax.model.checkpoint import write_card
 from ratjax.train.checkpoint import Checkpoints, restore
-from ratjax.train.metrics import Recorder
-from ratjax.train.state import abstract_state, fresh_state
+from ratjax.train.metrics import open_recorder
+from ratjax.train.state import abstract_state, fresh_state, place_batch
 from ratjax.train.step import make_train_step
 
 
@@ -33,6 +35,7 @@ def train(
     data: DataConfig,
     workdir: pathlib.Path,
     provenance: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> bool:
     """Trains a model, or goes on training it from the newest checkpoint in `workdir`.
 
@@ -47,6 +50,8 @@ def train(
       workdir: made into a model folder (see `ratjax.model.checkpoint`), with `metrics.jsonl`
         and `tensorboard/` beside the checkpoints.
       provenance: kept in `model.json`.
+      mesh: the devices to spread the run over, those of other processes too; every process
+        calls this function. A run may be resumed on another mesh. None: the first device.
 
     Returns:
       Whether all steps are done (a signal ends a run early).
@@ -67,18 +72,19 @@ def train(
         "data": batches.signature(),
     }
 
-    restored = restore(workdir, abstract_state(config, train), signature)
-    write_card(workdir, config, data.tokenizer or None, provenance or {})
+    restored = restore(workdir, abstract_state(config, train, mesh), signature)
+    if jax.process_index() == 0:
+        write_card(workdir, config, data.tokenizer or None, provenance or {})
     if restored:
         state, position = restored
         print(f"resuming from step {int(state.step)} of {total}", flush=True)
     else:
-        state, position = fresh_state(config, train), {"next_index": 0}
+        state, position = fresh_state(config, train, mesh), {"next_index": 0}
     start = int(state.step)
     if start >= total:
         return True
 
-    train_step = make_train_step(config, train, total)
+    train_step = make_train_step(config, train, total, mesh)
     in_flight = None  # the step before: its metrics are fetched while the next one runs
 
     def finish(pending):
@@ -91,7 +97,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signal())  # until the last checkpoint is on disk
         closing = lambda resource: stack.enter_context(contextlib.closing(resource))  # noqa: E731
-        recorder = closing(Recorder(workdir, config, train, start, total))
+        devices = 1 if mesh is None else mesh.size
+        recorder = closing(open_recorder(workdir, config, train, start, total, devices))
         checkpoints = closing(Checkpoints(workdir, train.keep))
         iterator = closing(iterate(batches, position, data.prefetch))
         for span in spans:
@@ -99,11 +106,12 @@ def train(
             in_flight = None
             recurrence, most_targets = span.stage.recurrence, batches.most_targets(span)
             for step in range(max(span.start, start) + 1, span.stop + 1):
-                state, metrics = train_step(state, next(iterator), recurrence, most_targets)
+                batch = place_batch(next(iterator), mesh)
+                state, metrics = train_step(state, batch, recurrence, most_targets)
                 finish(in_flight)
                 in_flight = step, span, metrics, most_targets
                 checkpoints.settle()
-                ends = step == total or stop.is_set()
+                ends = step == total or stop(step)
                 if ends or step % train.checkpoint_every == 0:
                     finish(in_flight)  # before saving, so that no checkpoint follows a bad step
                     in_flight = None
@@ -124,14 +132,21 @@ def check_finite(step: int, metrics: Mapping[str, float], workdir: pathlib.Path)
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets while the context lasts."""
+def stop_signal() -> Iterator[Callable[[int], bool]]:
+    """Whether SIGTERM has come: a function of the step, which is the same in every process.
+
+    While the context lasts, the signal ends no process by itself.
+    """
+    if jax.process_count() > 1:
+        # JAX catches the signal, in whichever process it arrives, and agrees on a step with all.
+        yield multihost_utils.reached_preemption_sync_point
+        return
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may install handlers
+        yield lambda step: False  # only the main thread may install handlers
         return
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
-        yield event
+        yield lambda step: event.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -35,6 +35,21 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
     write_file(path, "".join(kept))
 
 
+class Silent:
+    """What the other processes of a run record: nothing."""
+
+    def record(self, *_) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def open_recorder(*arguments) -> "Recorder | Silent":
+    """A `Recorder` in the first process of a run."""
+    return Recorder(*arguments) if jax.process_index() == 0 else Silent()
+
+
 class Recorder:
     """Writes the metrics of the steps that are to be logged.
 
@@ -47,10 +62,17 @@ class Recorder:
       train: `log_every`, and the patterns of the sparse pass.
       start: the step that the run starts from; later lines of an earlier run are dropped.
       total: the step that it ends with.
+      devices: how many it runs on.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, config: ModelConfig, train: TrainConfig, start: int, total: int
+        self,
+        workdir: pathlib.Path,
+        config: ModelConfig,
+        train: TrainConfig,
+        start: int,
+        total: int,
+        devices: int = 1,
     ):
         self.config, self.train, self.total = config, train, total
         path = workdir / METRICS
@@ -62,7 +84,7 @@ class Recorder:
             total=total, initial=start, unit="step", disable=not sys.stderr.isatty()
         )
         peak = peak_flops(jax.devices()[0])
-        self.peak = None if peak is None else peak * jax.device_count()
+        self.peak = None if peak is None else peak * devices
         self.span: Span | None = None
         self.began = self.tokens = self.flops = 0
         self.costs: dict[int, float] = {}

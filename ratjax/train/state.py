@@ -99,7 +99,7 @@ def fresh_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = Non
     random = initial_parameters(config, None if mesh is None else places.parameters)
     parameters = random(jax.random.key(train.seed)) | start
     moments = optimizer.initial(train, parameters, None if mesh is None else places.optimizer)
-    state = TrainState(jnp.int32(0), parameters, moments)
+    state = TrainState(np.int32(0), parameters, moments)
     # Placed as a restored state is: else the step would compile once for each.
     return jax.device_put(state, places)
 

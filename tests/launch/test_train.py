@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from launch import command
+from launch import command, processes
 from launch import train as launch_train
 from ratjax.data import Rows
 from ratjax.model.checkpoint import load_model, steps
@@ -15,6 +15,7 @@ def define():
     command.define_config()
     command.define_workdir("a folder")
     command.define_dry_run()
+    processes.define()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ratjax.data import Batches
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import load_model, save_model, steps
 from ratjax.model.parameters import to_model, to_parameters
-from ratjax.train import TrainingStopped, loop, train
+from ratjax.train import TrainingStopped, loop, state, train
 from ratjax.train.checkpoint import compare
 from tests.train.conftest import VOCAB, random_parameters, read_metrics
 
@@ -296,7 +296,7 @@ def trained_attention(attention_config, tmp_path_factory):
 def test_starting_from_a_model_adds_the_memory(trained_attention, memory_config, train_config):
     config = dataclasses.replace(memory_config, memory=MemoryConfig(init_bias=-4.0))
     start = dataclasses.replace(train_config, init_from=str(trained_attention))
-    parameters = loop.fresh_state(config, start).parameters
+    parameters = state.fresh_state(config, start).parameters
     theirs = to_parameters(load_model(trained_attention))
     for name, value in parameters.items():
         if name in theirs:
@@ -313,14 +313,14 @@ def test_starting_from_a_model_of_another_shape(
     start = dataclasses.replace(train_config, init_from=str(trained_attention))
     wider = dataclasses.replace(attention_config, intermediate_size=24)
     with pytest.raises(InputError, match="not a checkpoint of this model: blocks/mlp"):
-        loop.fresh_state(wider, start)
+        state.fresh_state(wider, start)
     # a memory is not thrown away in silence
     start = dataclasses.replace(train_config, init_from=str(full))
     with pytest.raises(InputError, match="memory"):
-        loop.fresh_state(attention_config, start)
+        state.fresh_state(attention_config, start)
     # and what shapes do not show is said
     start = dataclasses.replace(train_config, init_from=str(trained_attention))
-    loop.fresh_state(dataclasses.replace(attention_config, rope_theta=1e4), start)
+    state.fresh_state(dataclasses.replace(attention_config, rope_theta=1e4), start)
     assert "model.rope_theta=500000.0, now it is 10000.0" in capsys.readouterr().out
 
 
@@ -352,5 +352,5 @@ def test_a_gate_fixed_at_identity_is_not_trained(tmp_path, pieces):
 
 
 def test_jit_compiles_each_shape_once(full, pieces):
-    step = loop.make_train_step(pieces[0], pieces[1], TOTAL)
+    step = loop.make_train_step(pieces[0], pieces[1], TOTAL, None)
     assert step._cache_size() == 2  # fresh and resumed runs alike

@@ -1,0 +1,61 @@
+"""Several processes as one machine: what joins them before JAX looks for devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from launch import command
+from ratjax.errors import InputError
+
+
+def define() -> None:
+    """Defines the flags by which a process finds the others."""
+    if "coordinator" not in command.FLAGS:
+        flags.DEFINE_string(
+            "coordinator",
+            "",
+            "Runs on the devices of several processes, each started with this same command. "
+            "'auto': TPU pods, Slurm and Kubernetes tell JAX of the others; else the first "
+            "process's host:port, with --processes and --process. Empty: this process alone.",
+            command.FLAGS,
+        )
+        flags.DEFINE_integer(
+            "processes", None, "How many processes there are.", 1, flag_values=command.FLAGS
+        )
+        flags.DEFINE_integer(
+            "process", None, "Which of them this one is, from 0.", 0, flag_values=command.FLAGS
+        )
+
+
+def join() -> None:
+    """Joins the other processes, where the flags name any. Before any use of a device.
+
+    Raises:
+      InputError: flags that do not go together.
+    """
+    address, count, index = (
+        command.FLAGS[name].value for name in ("coordinator", "processes", "process")
+    )
+    if address in ("", "auto"):
+        for name, value in (("processes", count), ("process", index)):
+            if value is not None:
+                raise InputError(f"--{name}={value}: needs --coordinator=<host:port>")
+        if address == "auto":
+            jax.distributed.initialize()
+        return
+    if count is None or index is None:
+        raise InputError(f"--coordinator={address}: needs --processes and --process")
+    if index >= count:
+        raise InputError(f"--process={index}: must be below --processes={count}")
+    jax.distributed.initialize(address, count, index)
+
+
+def first_alone(work: Callable[[], Any]) -> None:
+    """Does work on files once: in the first process, while the others wait."""
+    if jax.process_index() == 0:
+        work()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("first_alone")

@@ -1,0 +1,44 @@
+"""Runs the tests in `devices/` on eight CPU devices, which a process must ask for at its start."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent / "devices"
+ROOT = FOLDER.parents[2]
+
+
+def run(name: str, selection: str) -> None:
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    result = subprocess.run(
+        [*command, "-m", selection, str(FOLDER / f"{name}.py")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
+NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "cases"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_eight_devices(name):
+    run(name, "not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_on_eight_devices_slow(name):
+    run(name, "slow")
