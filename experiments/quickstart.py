@@ -20,6 +20,7 @@ import random
 
 from ratjax.config.data import DataConfig, DataStage
 from ratjax.config.experiment import Experiment
+from ratjax.config.mesh import MeshConfig
 from ratjax.config.model import MemoryConfig, ModelConfig
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.overrides import to_config_dict
@@ -74,6 +75,7 @@ def get_config():
                 tokenizer=f"{FOLDER}/tokenizer.json",
                 prepare="experiments.quickstart:prepare",
             ),
+            mesh=MeshConfig(data=1),  # one device, however many there are: the models are tiny
             needle=NeedleConfig(
                 context_length=CONTEXT,
                 tokens_to_generate=ANSWER,
