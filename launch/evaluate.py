@@ -4,8 +4,9 @@
       --checkpoint=runs/quickstart --workdir=runs/quickstart/needle
 
 With `--config.backbone=both`, `--checkpoint` holds one model folder a backbone (as
-`launch.train` writes them); with one backbone it is that model's folder. Writes results.json
-and predictions.jsonl into the work folder.
+`launch.train` writes them); with one backbone it is that model's folder. Writes results.json,
+predictions.jsonl, prompts.jsonl and timing.json into the work folder. Killed, it goes on where it
+stopped when the same command runs again, and ends with the same results.
 """
 
 import pathlib
@@ -28,7 +29,8 @@ from ratjax.model.checkpoint import (
     read_config,
 )
 from ratjax.needle.engine import build_prompts, evaluate, stop_token_of
-from ratjax.needle.outputs import write_outputs
+from ratjax.needle.journal import Journal
+from ratjax.needle.outputs import JOURNAL, write_outputs
 from ratjax.needle.settings import pattern_of
 from ratjax.provenance import provenance
 
@@ -48,13 +50,14 @@ def folders(experiment: Experiment, checkpoint: pathlib.Path) -> dict[str, pathl
 
 
 def check_backbone(backbone: str, folder: pathlib.Path) -> None:
-    """Raises `InputError` where a folder is missing or holds the other backbone."""
+    """Raises `InputError` where a folder has no checkpoint or holds the other backbone."""
     found = "memory" if read_config(locate(folder, None)[0]).memory else "attention"
     if found != backbone:
         raise InputError(
             f"{folder}: holds the {found} backbone, not {backbone}; give its own folder, or "
             f"--config.backbone={found}"
         )
+    newest_step(locate(folder, None)[0])
 
 
 def read_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
@@ -86,9 +89,11 @@ def dry_run(experiment: Experiment, models: dict[str, pathlib.Path]) -> None:
 
 
 def describe(experiment: Experiment, parameters: dict[str, int]) -> dict[str, Any]:
-    """The `meta` of results.json."""
+    """The `meta` of results.json; without the date, which stands with the times."""
+    measured_with = provenance()
+    del measured_with["date"]
     return {
-        **provenance(),
+        **measured_with,
         "commit": command.revision(),
         "config": to_json(experiment),
         "description": experiment.description,
@@ -105,28 +110,39 @@ def main() -> int:
         return 0
     for backbone, folder in models.items():
         check_backbone(backbone, folder)
-    results, predictions, parameters = [], [], {}
-    for backbone, folder in models.items():
-        model = load_model(folder)
-        parameters[backbone] = sum(leaf.size for leaf in jax.tree.leaves(model))
-        labels = {
-            "run": experiment.name,
-            "backbone": backbone,
-            "train_seed": experiment.train.seed,
-            "train_step": newest_step(locate(folder, None)[0]),
-        }
-        found = evaluate(
-            model,
-            read_tokenizer(folder),
-            experiment.needle,
-            experiment.samples,
-            labels,
-            progress=lambda line: print(line, flush=True),
-        )
-        results += found[0]
-        predictions += found[1]
-    write_outputs(workdir, describe(experiment, parameters), results, predictions)
-    print(f"{workdir / 'results.json'}: {len(results)} cells")
+        stop_token_of(read_tokenizer(folder))
+    journal = Journal(workdir / JOURNAL, command.warn)
+    try:
+        evaluations, parameters = [], {}
+        for backbone, folder in models.items():
+            model = load_model(folder, experiment.needle.dtype or None, inference=True)
+            parameters[backbone] = sum(leaf.size for leaf in jax.tree.leaves(model))
+            labels = {
+                "run": experiment.name,
+                "backbone": backbone,
+                "train_seed": experiment.train.seed,
+                "train_step": newest_step(locate(folder, None)[0]),
+            }
+            evaluations.append(
+                evaluate(
+                    model,
+                    read_tokenizer(folder),
+                    experiment.needle,
+                    experiment.samples,
+                    labels,
+                    journal,
+                    say=lambda line: print(line, flush=True),
+                )
+            )
+            del model  # before the next one is loaded
+        meta = describe(experiment, parameters)
+        measured_on = {name: meta[name] for name in ("device", "device_count")}
+        write_outputs(workdir, meta, evaluations, {**measured_on, "date": provenance()["date"]})
+        journal.remove()
+    finally:
+        journal.close()
+    cells = sum(len(found.results) for found in evaluations)
+    print(f"{workdir / 'results.json'}: {cells} cells")
     return 0
 
 

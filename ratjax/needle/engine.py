@@ -1,36 +1,54 @@
-"""The evaluation engine: one model, every setting, every task, on the same prompts."""
+"""The evaluation engine: one model, every setting, every task, on the same prompts.
+
+Prompts are sorted by length and run in batches; each batch is read once for all settings that share
+a prefill and answered under one after the other. Every answer goes into a journal as it comes, so
+that a killed evaluation goes on where it stopped.
+"""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from io import TextIOBase
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from ratjax.config.needle import NeedleConfig, Setting
+from ratjax.config.overrides import to_json
 from ratjax.errors import InputError
-from ratjax.model import Decoder, generation
-from ratjax.needle import score
+from ratjax.model import Decoder
+from ratjax.model.parameters import checksum
+from ratjax.needle import cells
+from ratjax.needle.batching import Batch, Prompt, batches
 from ratjax.needle.drawing import draw_prompts, row_of
+from ratjax.needle.encoding import fingerprint
 from ratjax.needle.essays import load_essays
-from ratjax.needle.intervals import confidence_interval
-from ratjax.needle.settings import SPARSE_PHASES, identity, pattern_of
+from ratjax.needle.journal import Journal, Line
+from ratjax.needle.progress import Progress
+from ratjax.needle.runner import Answers, Runner, groups
+from ratjax.needle.settings import identity
 
-PHASES = ("prefill", "decode")
+Say = Callable[[str], None]
+Found = dict[tuple[int, int], Line]  # by setting and prompt number
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """One prompt, tokenised once and run under every setting."""
+class Evaluation:
+    """What one backbone's evaluation found.
 
-    row: dict[str, Any]
-    tokens: np.ndarray
+    Attributes:
+      results: rows of `results.json`, one a cell.
+      predictions: one a setting and prompt, in that order; a prompt is named by its `prompt_id`.
+      prompts: the prompts, once each.
+      timing: measured times, one row a setting.
+    """
 
-    @property
-    def number(self) -> int:
-        """Tells prompts apart to random selectors, the same in every batch and backbone."""
-        return self.row["number"]
+    results: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+    prompts: list[dict[str, Any]]
+    timing: list[dict[str, Any]]
 
 
 def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> list[Prompt]:
@@ -73,71 +91,6 @@ def stop_token_of(tokenizer: Tokenizer) -> int:
     raise InputError(f"tokenizer: has none of {', '.join(STOP_TOKENS)}, which end an answer")
 
 
-def batches(prompts: list[Prompt], size: int) -> Iterator[tuple[list[Prompt], list[Prompt]]]:
-    """Prompts of like length together; (the batch, filled up to `size`; those that count).
-
-    The last batch is filled with copies, so that every batch has one shape.
-    """
-    by_length = sorted(prompts, key=lambda p: (len(p.tokens), p.number))
-    for start in range(0, len(by_length), size):
-        counted = by_length[start : start + size]
-        yield counted + counted[:1] * (size - len(counted)), counted
-
-
-def run_setting(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    prompts: list[Prompt],
-    setting: Setting,
-    config: NeedleConfig,
-) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
-    """Answers every prompt under one setting.
-
-    Returns:
-      (one record a prompt, in the prompts' order: the answer, both scores in [0, 1], entries
-      read; the setting's timing, seconds a prompt without compilation, None if unknown).
-    """
-    pattern, stop = pattern_of(setting), stop_token_of(tokenizer)
-    size = min(config.batch_size, len(prompts))
-    width = generation.bucket(max(len(p.tokens) for p in prompts))
-    records: dict[int, dict[str, Any]] = {}
-    seconds = []
-    for filled, counted in batches(prompts, size):
-        tokens = np.zeros((size, width), np.int32)
-        for i, prompt in enumerate(filled):
-            tokens[i, : len(prompt.tokens)] = prompt.tokens
-        started = time.perf_counter()
-        out = generation.generate(
-            model,
-            tokens,
-            np.array([len(p.tokens) for p in filled]),
-            config.tokens_to_generate,
-            pattern,
-            stop_token=stop,
-            seed=setting.selector_seed,
-            rows=np.array([p.number for p in filled]),
-            width=width,
-        )
-        answers = np.asarray(out.tokens)
-        seconds.append(time.perf_counter() - started)
-        reads = {
-            phase: (np.asarray(r.read), np.asarray(r.visible))
-            for phase, r in (("prefill", out.prefill), ("decode", out.decode))
-        }
-        for i, prompt in enumerate(counted):
-            text = answer_text(tokenizer, answers[i], stop)
-            outputs = prompt.row["outputs"]
-            records[prompt.number] = {
-                "prediction": text,
-                "strict": score.strict(text, outputs),
-                "ruler": score.ruler(text, outputs),
-                "reads": {p: (float(r[i]), float(s[i])) for p, (r, s) in reads.items()},
-            }
-    steady = seconds[1:]  # the first batch compiles
-    timing = {"seconds_per_prompt": sum(steady) / len(steady) / size if steady else None}
-    return [records[p.number] for p in prompts], timing
-
-
 def answer_text(tokenizer: Tokenizer, tokens: np.ndarray, stop: int) -> str:
     """Generated tokens up to the stop token, as text."""
     ends = np.flatnonzero(tokens == stop)
@@ -145,11 +98,10 @@ def answer_text(tokenizer: Tokenizer, tokens: np.ndarray, stop: int) -> str:
     return tokenizer.decode(kept.tolist(), skip_special_tokens=False)
 
 
-def read_fraction(records: Iterable[dict[str, Any]], phases: Iterable[str]) -> float | None:
-    """Entries read over entries visible, over all prompts and the given phases."""
-    pairs = [record["reads"][phase] for record in records for phase in phases]
-    read, visible = (sum(column) for column in zip(*pairs, strict=True))
-    return read / visible if visible else None
+def prompt_id(row: dict[str, Any]) -> str:
+    """Names a prompt by its text and answers, alike in every run and file."""
+    content = json.dumps([row["input"], row["outputs"]])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def evaluate(
@@ -158,8 +110,10 @@ def evaluate(
     config: NeedleConfig,
     samples: int,
     labels: dict[str, Any],
-    progress: Callable[[str], None] = lambda _: None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    journal: Journal | None = None,
+    say: Say = lambda _: None,
+    stream: TextIOBase | None = None,
+) -> Evaluation:
     """Evaluates one backbone under every setting of `config`.
 
     Args:
@@ -168,52 +122,127 @@ def evaluate(
       config: tasks, lengths and settings.
       samples: prompts a task.
       labels: fields copied into every result: run, backbone, train_seed.
-      progress: called with one line after each setting.
-
-    Returns:
-      (results as `results.json` holds them, one a cell; predictions, one a prompt and setting).
+      journal: where answers are kept as they come; what it holds of this backbone is not run
+        again. None keeps them in memory alone.
+      say: called with one line a setting at the end.
+      stream: where progress is shown; standard error by default.
 
     Raises:
-      InputError: see `build_prompts`.
+      InputError: see `build_prompts` and `Journal.begin`.
     """
     prompts = build_prompts(config, samples, tokenizer)
-    results, predictions = [], []
     settings = config.settings()
-    for done, setting in enumerate(settings, start=1):
-        records, timing = run_setting(model, tokenizer, prompts, setting, config)
+    lines = _run(model, tokenizer, config, prompts, samples, labels, journal, stream)
+    found: Found = {(line["setting"], line["prompt"]): line for line in lines if "prompt" in line}
+    results, predictions, timing = [], [], []
+    for place, setting in enumerate(settings):
         named = {**labels, "context_length": config.context_length, **identity(setting)}
+        answered = [(p.row, found[place, p.number]) for p in prompts]
         strict = []
         for task in config.tasks:
-            of_task = [r for r, p in zip(records, prompts, strict=True) if p.row["task"] == task]
-            results.append({**named, "task": task, **cell(of_task, setting.method), **timing})
-            strict.append(results[-1]["score_strict"])
-        for record, prompt in zip(records, prompts, strict=True):
-            predictions.append(
-                {
-                    "setting": named,
-                    "task": prompt.row["task"],
-                    "index": prompt.row["index"],
-                    "input": prompt.row["input"],
-                    "outputs": prompt.row["outputs"],
-                    **{k: record[k] for k in ("prediction", "strict", "ruler")},
-                }
-            )
-        progress(
-            f"[{done}/{len(settings)}] {labels['backbone']} {setting.method} {setting.budget} "
-            f"{setting.selector}: mean strict score {np.mean(strict):.1f}"
+            of_task = [pair for pair in answered if pair[0]["task"] == task]
+            cell = cells.cell(model.config, setting, of_task)
+            results.append({**named, "task": task, **cell})
+            strict.append(cell["score_strict"])
+        predictions += [_prediction(named, row, line) for row, line in answered]
+        seconds = [x["seconds"] for x in lines if "seconds" in x and x["setting"] == place]
+        timing.append({**named, **cells.timing(seconds)})
+        say(
+            f"[{place + 1}/{len(settings)}] {labels['backbone']} {setting.method} "
+            f"{setting.budget} {setting.selector}: mean strict score {np.mean(strict):.1f}"
         )
-    return results, predictions
+    return Evaluation(results, predictions, [_stored(p.row) for p in prompts], timing)
 
 
-def cell(records: list[dict[str, Any]], method: str) -> dict[str, Any]:
-    """Scores, interval and cost of one setting on one task."""
-    strict = [r["strict"] for r in records]
-    fractions = {f"kv_read_fraction_{phase}": read_fraction(records, (phase,)) for phase in PHASES}
-    return {
-        "score_strict": round(100 * float(np.mean(strict)), 2),
-        "score_ruler": round(100 * float(np.mean([r["ruler"] for r in records])), 2),
-        "samples": len(records),
-        "ci95": [round(x, 2) for x in confidence_interval(strict)],
-        "kv_read_fraction": read_fraction(records, SPARSE_PHASES[method]),
-        **fractions,
+def _run(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    config: NeedleConfig,
+    prompts: Sequence[Prompt],
+    samples: int,
+    labels: dict[str, Any],
+    journal: Journal | None,
+    stream: TextIOBase | None,
+) -> list[Line]:
+    """Answers what the journal does not hold yet; returns all of the backbone's lines."""
+    settings, stop = config.settings(), stop_token_of(tokenizer)
+    lines: list[Line] = []
+    if journal is not None:
+        depends_on = {
+            "labels": labels,
+            "samples": samples,
+            "needle": to_json(config),
+            "model": to_json(model.config),
+            "parameters": checksum(model),
+            "tokenizer": fingerprint(tokenizer),
+        }
+        lines = journal.begin(labels["backbone"], depends_on)
+    done = {(line["setting"], line["prompt"]) for line in lines if "prompt" in line}
+    runner = Runner(model, config, settings, stop)
+    progress = Progress(labels["backbone"], len(settings) * len(prompts), len(done), stream)
+    try:
+        for batch in batches(prompts, config.batch_size, config.prefill_batch):
+            numbers = [p.number for p in batch.prompts]
+            for group in groups(settings):
+                wanted = [p for p in group.places if any((p, n) not in done for n in numbers)]
+                if not wanted:
+                    continue
+                for answers in runner.run(batch, group, wanted):
+                    found = _lines(labels["backbone"], batch, answers, tokenizer, stop)
+                    if journal is not None:
+                        journal.add(found)
+                    lines += found
+                    new = sum((answers.place, n) not in done for n in numbers)
+                    progress.add(new, _name(settings[answers.place]))
+    finally:
+        progress.close()
+    return lines
+
+
+def _lines(
+    backbone: str, batch: Batch, answers: Answers, tokenizer: Tokenizer, stop: int
+) -> list[Line]:
+    """A batch's answers as the journal keeps them, and its times."""
+    where = {"backbone": backbone, "setting": answers.place}
+    ended = answers.tokens == stop
+    counts = np.where(ended.any(1), ended.argmax(1) + 1, ended.shape[1])
+    lines = [
+        {
+            **where,
+            "prompt": prompt.number,
+            "prediction": answer_text(tokenizer, tokens, stop),
+            "tokens": int(count),
+            "reads": reads.tolist(),
+        }
+        for prompt, tokens, count, reads in zip(
+            batch.prompts, answers.tokens, counts, answers.reads, strict=False
+        )
+    ]
+    seconds = {
+        "prefill": answers.prefill_seconds,
+        "decode": answers.decode_seconds,
+        "rows": len(batch.lengths),
+        "tokens": int((counts - 1).sum()),
+        "compiled": answers.compiled,
     }
+    return [*lines, {**where, "seconds": seconds}]
+
+
+def _name(setting: Setting) -> str:
+    return " ".join([setting.method, setting.budget, setting.selector])
+
+
+def _prediction(named: dict[str, Any], row: dict[str, Any], line: Line) -> dict[str, Any]:
+    return {
+        "setting": named,
+        "task": row["task"],
+        "index": row["index"],
+        "prompt": prompt_id(row),
+        "prediction": line["prediction"],
+        **cells.scores(line, row["outputs"]),
+    }
+
+
+def _stored(row: dict[str, Any]) -> dict[str, Any]:
+    fields = ("task", "index", "length", "answer_token_position", "outputs", "input")
+    return {"prompt": prompt_id(row), **{field: row[field] for field in fields}}

@@ -16,6 +16,7 @@ from ratjax.model import Decoder
 from ratjax.model.checkpoint import save_model
 from ratjax.needle import load_essays
 from ratjax.needle.essays import SHIPPED
+from ratjax.needle.journal import Journal
 
 EXPERIMENT = """
 from ratjax.config.experiment import Experiment
@@ -75,9 +76,14 @@ def evaluate(launch, folder):
     return run
 
 
+def complaints(lines):
+    """Without those on progress, of which a slow machine prints some."""
+    return [line for line in lines if line.startswith(("warning", "error"))]
+
+
 def test_evaluates_the_pair(evaluate, folder, tmp_path):
     status, _, err = evaluate(folder / "models", f"--workdir={tmp_path / 'needle'}")
-    assert (status, err) == (0, [])
+    assert (status, complaints(err)) == (0, [])
     written = json.loads((tmp_path / "needle" / "results.json").read_text())
     cells = [(r["backbone"], r["method"], r["task"]) for r in written["results"]]
     assert cells == [
@@ -90,6 +96,74 @@ def test_evaluates_the_pair(evaluate, folder, tmp_path):
     assert {"versions", "device", "commit", "config"} <= set(meta)
     lines = (tmp_path / "needle" / "predictions.jsonl").read_text().splitlines()
     assert len(lines) == 4 * 2
+    names = {path.name for path in (tmp_path / "needle").iterdir()}
+    assert names == {"results.json", "predictions.jsonl", "prompts.jsonl", "timing.json"}
+    assert "date" not in meta and "date" in read_timing(tmp_path / "needle")["meta"]
+    assert len(read_timing(tmp_path / "needle")["timing"]) == 4
+
+
+def read_timing(folder):
+    return json.loads((folder / "timing.json").read_text())
+
+
+SAME = ("results.json", "predictions.jsonl", "prompts.jsonl")
+
+
+def test_killed_and_resumed_ends_with_the_same_bytes(evaluate, folder, tmp_path, monkeypatch):
+    samples = "--config.samples=5"  # three batches
+    whole = tmp_path / "whole"
+    assert evaluate(folder / "models", f"--workdir={whole}", samples)[0] == 0
+    resumed, journal = tmp_path / "resumed", tmp_path / "resumed" / "journal.jsonl"
+    add, runs = Journal.add, []
+
+    def dying(self, lines):
+        if lines and len(self.lines) > runs[-1]:
+            raise KeyboardInterrupt
+        return add(self, lines)
+
+    # After the first batch, in the middle, within the second backbone.
+    for stop in (3, 9, 20):
+        runs.append(stop)
+        monkeypatch.setattr(Journal, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(folder / "models", f"--workdir={resumed}", samples)
+        assert not (resumed / "results.json").exists()
+        with journal.open("ab") as file:
+            file.write(b'{"backbone": "attenti')
+    before = len(journal.read_text().splitlines())
+    answered = []
+    monkeypatch.setattr(Journal, "add", lambda self, new: (answered.extend(new), add(self, new)))
+    status, _, err = evaluate(folder / "models", f"--workdir={resumed}", samples)
+    assert status == 0
+    # One after each kill.
+    assert len(complaints(err)) == 3 and all("journal.jsonl: its last 21 bytes" in x for x in err)
+    for name in SAME:
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not journal.exists()
+    # Only what was missing was run: 2 backbones x 2 settings x (5 answers and 3 batches' times).
+    assert before - 1 + len(answered) == 2 + 2 * 2 * (5 + 3)
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(evaluate, folder, tmp_path, monkeypatch):
+    def killed(self, batch, group, wanted):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ratjax.needle.runner.Runner.run", killed)
+        evaluate(folder / "models", f"--workdir={tmp_path}/n")
+    status, _, err = evaluate(folder / "models", f"--workdir={tmp_path}/n", "--config.samples=3")
+    assert status == 2
+    assert len(err) == 1 and "samples=2, not 3" in err[0] and "journal.jsonl" in err[0]
+
+
+def test_weights_in_bfloat16(evaluate, folder, tmp_path):
+    flags_ = (f"--workdir={tmp_path}/n", "--config.backbone=memory")
+    status, _, err = evaluate(folder / "models", *flags_, "--config.needle.dtype=bfloat16")
+    assert (status, complaints(err)) == (0, [])
+    rows = json.loads((tmp_path / "n" / "results.json").read_text())["results"]
+    # Keys and values take two bytes; the memory's state stays in float32.
+    entries = rows[0]["cache_bytes"] - 8 * 2 * 2 * 16
+    assert 100 < entries / (2 * 2 * 2 * 16 * 2) < 192
 
 
 def test_dry_run_counts_cells_and_warns(evaluate, folder, tmp_path):
@@ -112,6 +186,8 @@ def test_dry_run_counts_cells_and_warns(evaluate, folder, tmp_path):
         ("--config.needle.essays=no/such/folder", "no/such/folder"),
         ("--config.needle.budget=1/4", "budgets"),
         ("--config.samples=0", "samples=0"),
+        ("--config.needle.tasks=('niah_single_4',)", "did you mean niah_single_3"),
+        ("--config.needle.prefill_batch=3", "must divide needle.batch_size=2"),
     ],
 )
 def test_bad_input_is_one_line(evaluate, folder, tmp_path, override, message):
@@ -130,6 +206,35 @@ def test_the_other_backbone_is_refused(evaluate, folder, tmp_path):
     )
     assert status == 2
     assert "holds the memory backbone" in err[0]
+
+
+def test_missing_checkpoints_are_one_line(evaluate, folder, tmp_path):
+    status, _, err = evaluate("nowhere", f"--workdir={tmp_path}/n")
+    assert (status, err) == (2, ["error: nowhere/attention: no such folder"])
+    bare = tmp_path / "bare"
+    shutil.copytree(folder / "models", bare)
+    shutil.rmtree(bare / "memory" / "checkpoints")
+    status, _, err = evaluate(bare, f"--workdir={tmp_path}/n")
+    assert status == 2 and len(err) == 1 and "has no checkpoint yet" in err[0]
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_tokenizer_without_digits_is_one_line(evaluate, folder, tmp_path):
+    models_ = tmp_path / "models"
+    shutil.copytree(folder / "models", models_)
+    for path in models_.glob("*/tokenizer.json"):
+        state = json.loads(path.read_text())
+        vocabulary = state["model"]["vocab"]
+        state["model"]["vocab"] = {
+            (f"no{token}" if token in "0123456789" else token): number
+            for token, number in vocabulary.items()
+        }
+        state["model"]["merges"] = []
+        path.write_text(json.dumps(state))
+    status, _, err = evaluate(models_, f"--workdir={tmp_path}/n")
+    assert status == 2
+    assert len(err) == 1 and "cannot express digits" in err[0]
+    assert not (tmp_path / "n").exists()
 
 
 def test_damaged_folders_are_refused(evaluate, folder, tmp_path):

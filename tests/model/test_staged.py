@@ -1,6 +1,5 @@
 """One prefill, many answers: the same as `generate` under every pattern, in one cache's storage."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -12,9 +12,13 @@ from ratjax.config.model import MemoryConfig
 from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import ConfigError, InputError
-from ratjax.model import Decoder
+from ratjax.model import Decoder, generate
 from ratjax.needle import engine
+from ratjax.needle.batching import Prompt, batches
 from ratjax.needle.outputs import write_outputs
+from ratjax.needle.runner import Runner, groups
+from ratjax.needle.settings import pattern_of
+from ratjax.train.flops import matmul_weights
 
 CONFIG = NeedleConfig(
     tasks=("niah_single_1", "niah_multikey_2"),
@@ -27,21 +31,25 @@ CONFIG = NeedleConfig(
 )
 
 
+LABELS = {"run": "test", "backbone": "memory", "train_seed": 0}
+
+
 @pytest.fixture(scope="module")
 def model(tokenizer):
     config = dataclasses.replace(preset("tiny"), vocab_size=tokenizer.get_vocab_size())
     config = with_memory(config, MemoryConfig(init="log_uniform"))
-    return jax.jit(lambda: Decoder(config, jax.random.key(0)))()
+    made = jax.jit(lambda: Decoder(config, jax.random.key(0)))()
+    # Wider weights than at the start of training: what is read then changes what is said.
+    return jax.tree.map(lambda a: a * 3 if a.ndim > 2 else a, made)
 
 
 @pytest.fixture(scope="module")
 def evaluated(model, tokenizer):
-    labels = {"run": "test", "backbone": "memory", "train_seed": 0}
-    return engine.evaluate(model, tokenizer, CONFIG, 3, labels)
+    return engine.evaluate(model, tokenizer, CONFIG, 3, LABELS)
 
 
 def test_one_cell_a_setting_and_task(evaluated):
-    results, predictions = evaluated
+    results, predictions = evaluated.results, evaluated.predictions
     assert len(results) == 4 * 2
     assert len(predictions) == 4 * 2 * 3
     assert [r["method"] for r in results[::2]] == ["dense", "quest", "moba", "snapkv"]
@@ -53,7 +61,7 @@ def test_one_cell_a_setting_and_task(evaluated):
 
 
 def test_read_fractions_are_those_of_the_budget(evaluated):
-    by_method = {r["method"]: r for r in evaluated[0]}
+    by_method = {r["method"]: r for r in evaluated.results}
     assert by_method["dense"]["kv_read_fraction"] == 1
     # A quarter of 256 entries, of contexts of about 248 to 256 tokens.
     assert 0.2 < by_method["quest"]["kv_read_fraction"] < 0.27
@@ -63,10 +71,82 @@ def test_read_fractions_are_those_of_the_budget(evaluated):
     assert by_method["moba"]["kv_read_fraction"] < 0.5
 
 
-def test_batch_size_changes_no_answer(model, tokenizer, evaluated):
-    labels = {"run": "test", "backbone": "memory", "train_seed": 0}
-    again = engine.evaluate(model, tokenizer, dataclasses.replace(CONFIG, batch_size=5), 3, labels)
-    assert [p["prediction"] for p in again[1]] == [p["prediction"] for p in evaluated[1]]
+def test_costs_are_those_of_the_budget(evaluated, model):
+    by_method = {r["method"]: r for r in evaluated.results}
+    dense = by_method["dense"]
+    prompts = [p["length"] for p in evaluated.prompts if p["task"] == dense["task"]]
+    position = 2 * 2 * 2 * 16 * 4  # keys and values, 2 layers, 2 heads of 16, float32
+    state = position  # the memory's two vectors a layer and head, in float32 too
+    assert dense["cache_bytes"] == np.mean(prompts) * position + state
+    assert by_method["snapkv"]["cache_bytes"] == 64 * position + state
+    assert dense["cache_bytes"] < by_method["quest"]["cache_bytes"] < 1.1 * dense["cache_bytes"]
+    assert by_method["moba"]["prefill_flops"] < dense["prefill_flops"]
+    assert dense["prefill_flops"] > 2 * np.mean(prompts) * matmul_weights(model.config)
+    assert by_method["snapkv"]["kv_bytes_per_token"] < 0.35 * dense["kv_bytes_per_token"]
+    # A step later than the prompt, by the half of the steps there are.
+    steps = dense["kv_bytes_per_token"] / position - np.mean(prompts)
+    assert 0 < steps <= CONFIG.tokens_to_generate / 2
+
+
+def test_times_are_apart_from_results(evaluated):
+    assert len(evaluated.timing) == 4
+    assert not [f for r in evaluated.results for f in r if "seconds" in f or "_per_s" in f]
+    for row in evaluated.timing:
+        assert row["tokens_per_s"] > 0
+        assert row["seconds_per_prompt"] == row["prefill_seconds"] + row["decode_seconds"]
+
+
+def test_every_prompt_is_stored_once_and_named(evaluated):
+    stored = {row["prompt"]: row for row in evaluated.prompts}
+    assert len(stored) == len(evaluated.prompts) == 2 * 3
+    for prediction in evaluated.predictions:
+        row = stored[prediction["prompt"]]
+        assert (row["task"], row["index"]) == (prediction["task"], prediction["index"])
+        assert row["input"] and row["outputs"]
+
+
+EVERY_METHOD = (
+    Setting("dense"),
+    Setting("quest", 16, 4, "1/4"),
+    Setting("moba", 16, 4, "1/4"),
+    Setting("snapkv", 1, 64, "1/4", window=16),
+    Setting("snapkv", 1, 64, "1/4", window=16, selector="random", selector_seed=3),
+    Setting("dilated", 8, 0, "1/4", local=16, initial=4),
+)
+
+
+def test_batches_equal_prompts_one_by_one(model, tokenizer):
+    """Token for token, for every method, prompts of mixed lengths together."""
+    config = dataclasses.replace(
+        CONFIG, dense=False, methods=(), extra=EVERY_METHOD, batch_size=6, prefill_batch=2
+    )
+    prompts = [
+        Prompt({**p.row, "number": i}, p.tokens[: 195 + 9 * i])
+        for i, p in enumerate(engine.build_prompts(CONFIG, 4, tokenizer))
+    ]
+    stop = engine.stop_token_of(tokenizer)
+    runner = Runner(model, config, EVERY_METHOD, stop)
+    found, shapes = {}, set()
+    for batch in batches(prompts, config.batch_size, config.prefill_batch):
+        shapes.add(batch.tokens.shape)
+        for group in groups(EVERY_METHOD):
+            for answers in runner.run(batch, group, group.places):
+                for prompt, tokens in zip(batch.prompts, answers.tokens, strict=False):
+                    found[answers.place, prompt.number] = tokens
+    ((_, width),) = shapes
+    assert len(found) == len(EVERY_METHOD) * len(prompts)
+    for (place, number), tokens in found.items():
+        setting, prompt = EVERY_METHOD[place], prompts[number]
+        alone = generate(
+            model, prompt.tokens[None], [len(prompt.tokens)], config.tokens_to_generate,
+            pattern_of(setting), stop_token=stop, seed=setting.selector_seed, rows=[number],
+            width=width,  # random draws depend on it
+        )  # fmt: skip
+        np.testing.assert_array_equal(tokens, alone.tokens[0])
+    said = {tuple(tokens) for (_, number), tokens in found.items() if number == 5}
+    assert len(said) > 3  # the settings do not all say the same
+    # Prefill: dense, Quest and SnapKV share one. Decoding: MoBA's is dense.
+    assert len(runner.programs) == 3 + 5
 
 
 def test_prompts_do_not_depend_on_the_number_of_samples(tokenizer):
@@ -108,6 +188,8 @@ def test_settings_expand_in_order():
         ({"budgets": ("5/4",)}, "at most 1"),
         ({"tasks": ("niah_single_4",)}, "niah_single_3"),
         ({"methods": ("h2o",)}, "quest"),
+        ({"prefill_batch": 3}, "must divide needle.batch_size=32"),
+        ({"dtype": "float16"}, "bfloat16"),
     ],
 )
 def test_bad_settings_are_one_line(changes, message):
@@ -117,9 +199,14 @@ def test_bad_settings_are_one_line(changes, message):
 
 
 def test_outputs_are_json(evaluated, tmp_path):
-    results, predictions = evaluated
-    write_outputs(tmp_path / "needle", {"device": "cpu"}, results, predictions)
-    written = json.loads((tmp_path / "needle" / "results.json").read_text())
-    assert written == {"meta": {"device": "cpu"}, "results": results}
-    lines = (tmp_path / "needle" / "predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == predictions
+    folder = tmp_path / "needle"
+    write_outputs(folder, {"device": "cpu"}, [evaluated, evaluated], {"date": "today"})
+    written = json.loads((folder / "results.json").read_text())
+    assert written == {"meta": {"device": "cpu"}, "results": 2 * evaluated.results}
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == 2 * evaluated.predictions
+    # Two backbones with one tokenizer have the same prompts.
+    lines = (folder / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == evaluated.prompts
+    timing = json.loads((folder / "timing.json").read_text())
+    assert timing == {"meta": {"date": "today"}, "timing": 2 * evaluated.timing}

@@ -79,9 +79,10 @@ def write_run(
     costs: bool = True,
     meta: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes results.json and, if asked, predictions.jsonl and metrics.jsonl files."""
+    """Writes results.json and, if asked, predictions and prompts, timing.json, metrics.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
-    results, lines = [], []
+    results, lines, times = [], [], []
+    prompts: dict[str, dict[str, Any]] = {}
     for backbone in backbones:
         for setting in list(chosen) if chosen is not None else settings(context_length):
             named = {
@@ -91,18 +92,29 @@ def write_run(
                 "train_seed": train_seed,
                 **setting,
             }
+            times.append({**named, **_times(named)})
             for task in tasks:
                 answered = [_answer(named, task, index) for index in range(samples)]
-                lines += [{"setting": named, "task": task, **row} for row in answered]
+                for row in answered:
+                    prompt = {name: row.pop(name) for name in ("prompt", "input", "outputs")}
+                    prompts[prompt["prompt"]] = prompt
+                    line = {"setting": named, "task": task, "prompt": prompt["prompt"], **row}
+                    lines.append(line)
                 results.append({**named, "task": task, **_cell(named, answered, costs)})
     document = {"meta": {**_META, **(meta or {})}, "results": results}
     (folder / "results.json").write_text(json.dumps(document))
+    if costs:
+        (folder / "timing.json").write_text(json.dumps({"meta": {}, "timing": times}))
     if predictions:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "predictions.jsonl").write_text(text)
+        write_lines(folder / "predictions.jsonl", lines)
+        write_lines(folder / "prompts.jsonl", prompts.values())
     if metrics:
         _write_metrics(folder, backbones)
     return folder
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 _META = {
@@ -137,6 +149,7 @@ def _answer(named: dict[str, Any], task: str, index: int) -> dict[str, Any]:
     right = len(set(said) & set(gold)) / len(gold)
     return {
         "index": index,
+        "prompt": f"{task}/{index}",
         "input": prompt,
         "prediction": ",".join(said),
         "outputs": gold,
@@ -157,6 +170,16 @@ def _chance(named: dict[str, Any], task: str) -> float:
     return chance * (0.6 if named["selector"] != "original" else 1)
 
 
+def _times(named: dict[str, Any]) -> dict[str, float]:
+    numerator, _, denominator = named["budget"].partition("/")
+    share = int(numerator) / int(denominator or 1)
+    return {
+        "prefill_seconds": 0.021,
+        "decode_seconds": 0.013 + 0.02 * share,
+        "tokens_per_s": 1000 / (0.5 + share),
+    }
+
+
 def _cell(named: dict[str, Any], answered: Sequence[dict[str, Any]], costs: bool) -> dict[str, Any]:
     scores = [row["strict"] for row in answered]
     mean = sum(scores) / len(scores)
@@ -174,9 +197,8 @@ def _cell(named: dict[str, Any], answered: Sequence[dict[str, Any]], costs: bool
         cell |= {
             "kv_read_fraction_prefill": 1.0,
             "kv_read_fraction_decode": min(1.0, share * 1.03),
-            "prefill_seconds": 0.021,
-            "decode_seconds": 0.013 + 0.02 * share,
-            "tokens_per_s": 1000 / (0.5 + share),
+            "kv_bytes_per_token": 2**20 * share,
+            "prefill_flops": 3e12,
             "cache_bytes": 2 * 2**20 * (share if named["method"] == "snapkv" else 1),
         }
     return cell

@@ -37,7 +37,7 @@ def _write(folder, scores, seeds=(0,), prompts=lambda backbone, task, i: f"{task
         )
         for index, value in enumerate(strict):
             line = {"setting": named, "task": task, "index": index, "strict": value}
-            line |= {"input": prompts(backbone, task, index), "prediction": "", "outputs": ["7"]}
+            line |= {"prompt": prompts(backbone, task, index), "prediction": ""}
             lines.append(json.dumps(line) + "\n")
     (folder / "results.json").write_text(json.dumps({"meta": {}, "results": results}))
     (folder / "predictions.jsonl").write_text("".join(lines))

@@ -98,10 +98,11 @@ def test_prompts_cannot_break_out_of_the_page(tmp_path):
     folder = synthetic.write_run(
         tmp_path / "r", run="</script><b>", chosen=chosen, samples=2, metrics=False
     )
-    lines = [json.loads(s) for s in (folder / "predictions.jsonl").read_text().splitlines()]
+    path = folder / "prompts.jsonl"
+    lines = [json.loads(s) for s in path.read_text().splitlines()]
     for line in lines:
         line["input"] = "</script><script>alert(1)</script><!-- \u2028"
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    synthetic.write_lines(path, lines)
     text = page(collect([folder]))
     assert "alert(1)</script>" not in text and "<b>" not in text.partition("</header>")[0]
     assert _data(text)["prompts"][0][0] == "</script><script>alert(1)</script><!-- \u2028"

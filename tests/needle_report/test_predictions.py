@@ -40,17 +40,15 @@ def test_every_cell_gets_its_scores_and_first_answers(small):
         assert sorted(answer.index for answer in cell.answers) == [0, 1]
 
 
-def test_equal_prompts_have_equal_fingerprints_across_backbones(small):
+def test_equal_prompts_have_equal_names_across_backbones(small):
     (run,) = load_runs([small])
     cells = read_predictions([run], keep=0)
-    first, *_ = prints = [
-        cells[r.key].fingerprint for r in run.results if r.task == synthetic.TASKS[0]
-    ]
-    assert len(prints) == 4 and all(other == first for other in prints)
+    first, *_ = named = [cells[r.key].prompts for r in run.results if r.task == synthetic.TASKS[0]]
+    assert len(named) == 4 and all(other == first for other in named)
     lines = _lines(small)
-    lines[0]["input"] += "!"
+    lines[0]["prompt"] += "!"
     _rewrite(small, lines)
-    changed = read_predictions(load_runs([small]), keep=0)[run.results[0].key].fingerprint
+    changed = read_predictions(load_runs([small]), keep=0)[run.results[0].key].prompts
     assert {i for i in first if changed[i] != first[i]} == {0}
 
 
@@ -63,13 +61,22 @@ def test_a_setting_may_leave_out_what_is_not_needed_to_tell_cells_apart(small):
     assert len(read_predictions(load_runs([small]), keep=1)) == 8
 
 
-def test_a_missing_prompt_is_tolerated(small):
-    lines = _lines(small)
-    for line in lines:
-        del line["input"]
-    _rewrite(small, lines)
-    cells = read_predictions(load_runs([small]), keep=1)
-    assert all(answer.prompt is None for cell in cells.values() for answer in cell.answers)
+def test_answers_come_with_their_prompts(small):
+    for cell in read_predictions(load_runs([small]), keep=2).values():
+        for answer in cell.answers:
+            assert all(f"is: {value}." in answer.prompt for value in answer.gold)
+
+
+def test_prompts_that_are_not_there_are_named(small):
+    path = small / "prompts.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "niah_single_2/1" not in line))
+    assert read_predictions(load_runs([small]), keep=0)
+    with pytest.raises(InputError, match=r"prompts.jsonl: without the prompt 'niah_single_2/1'"):
+        read_predictions(load_runs([small]), keep=3)
+    path.unlink()
+    with pytest.raises(InputError, match=r"prompts.jsonl: without the prompt"):
+        read_predictions(load_runs([small]), keep=3)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,7 @@ def test_a_missing_prompt_is_tolerated(small):
         (lambda line: {**line, "strict": 50}, "line 3: strict=50.0 must be between 0 and 1"),
         (lambda line: {**line, "prediction": None}, "line 3: field 'prediction'"),
         (lambda line: {k: v for k, v in line.items() if k != "index"}, "line 3: field 'index'"),
+        (lambda line: {**line, "prompt": None}, "line 3: field 'prompt'"),
         (lambda line: {k: v for k, v in line.items() if k != "setting"}, "line 3: field 'setting'"),
         (lambda line: {**line, "task": "vt"}, "line 3: its setting and task fit 0 rows"),
         (lambda line: {**line, "setting": {"budget": "1"}}, "line 3: .* fit 2 rows"),

@@ -16,7 +16,10 @@ def test_everything_is_there(built, run):
     assert (built / "index.html").stat().st_size < 5_000_000
     source = json.loads((run / "results.json").read_text())
     assert json.loads((built / "results.json").read_text()) == source
-    assert (built / "predictions.jsonl").read_bytes() == (run / "predictions.jsonl").read_bytes()
+    for name in ("predictions.jsonl", "prompts.jsonl"):
+        assert (built / name).read_bytes() == (run / name).read_bytes()
+    timing = json.loads((run / "timing.json").read_text())["timing"]
+    assert json.loads((built / "timing.json").read_text())["timing"] == timing
 
 
 def test_comparisons_are_data_too(built):
@@ -57,6 +60,10 @@ def test_a_report_of_reports(tmp_path):
     parts = [report.build([run], tmp_path / f"{run.name}-out").parent for run in runs]
     whole = report.build(parts, tmp_path / "out").parent
     assert len(json.loads((whole / "results.json").read_text())["results"]) == 16
+    assert len(json.loads((whole / "timing.json").read_text())["timing"]) == 8
+    # Two runs, one set of prompts.
+    for name, lines in (("predictions.jsonl", 16 * 3), ("prompts.jsonl", 2 * 3)):
+        assert len((whole / name).read_text().splitlines()) == lines
 
 
 def test_an_older_report_is_replaced_and_other_files_stay(tmp_path):

@@ -127,8 +127,8 @@ def _pair(
     seeds = sorted(sides[0].keys() & sides[1].keys(), key=str)
     if not seeds:
         return None
-    fingerprints = [set(side[seed].fingerprint.items()) for side in sides for seed in seeds]
-    indices = sorted(index for index, _ in set.intersection(*fingerprints))
+    named = [set(side[seed].prompts.items()) for side in sides for seed in seeds]
+    indices = sorted(index for index, _ in set.intersection(*named))
     if not indices:
         return None
     scores = [

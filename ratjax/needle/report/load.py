@@ -6,19 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from ratjax.errors import InputError
-from ratjax.needle.report.records import KEY_FIELDS, Result, parse_result, read_json
+from ratjax.needle.report.records import (
+    KEY_FIELDS,
+    Result,
+    Times,
+    parse_result,
+    read_json,
+    setting_key,
+)
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
+PROMPTS = "prompts.jsonl"
+TIMING = "timing.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluated folder: its meta and rows, and where its predictions are if it has any."""
+    """One evaluated folder: its meta, rows and times, and where its predictions are if any."""
 
     folder: Path
     meta: Mapping[str, Any]
     results: tuple[Result, ...]
+    timing: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def predictions(self) -> Path | None:
@@ -41,8 +51,22 @@ def load_run(folder: Path) -> Run:
             raise InputError(f"{path}: field {field!r} is missing or of the wrong type")
     if not document["results"]:
         raise InputError(f"{path}: field 'results' is empty; the evaluation has not finished")
-    rows = [parse_result(r, f"{path}: results[{i}]") for i, r in enumerate(document["results"])]
-    return Run(folder, document["meta"], tuple(rows))
+    times = _load_timing(folder / TIMING)
+    rows = [
+        parse_result(r, f"{path}: results[{i}]", times) for i, r in enumerate(document["results"])
+    ]
+    return Run(folder, document["meta"], tuple(rows), tuple(times.values()))
+
+
+def _load_timing(path: Path) -> Times:
+    """Measured times by setting; nothing where the file is not there."""
+    if not path.is_file():
+        return {}
+    document = read_json(path)
+    rows = document.get("timing") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: field 'timing' is missing or of the wrong type")
+    return {setting_key(row): row for row in rows}
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:

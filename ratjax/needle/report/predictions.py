@@ -1,18 +1,18 @@
 """Streams predictions.jsonl: per-prompt scores for every cell, and some answers to look at.
 
-The files can be gigabytes (every line carries its prompt), so a line is read once and forgotten;
-what stays is a score and a fingerprint a prompt, and the first `keep` prompts of each cell.
+The files have a line a prompt and setting, so a line is read once and forgotten; what stays is a
+score and the prompt's name, and the first `keep` answers of each cell. Their prompts are looked up
+in prompts.jsonl, which may be large too, at the end.
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ratjax.errors import InputError
-from ratjax.needle.report.load import Run
+from ratjax.needle.report.load import PROMPTS, Run
 from ratjax.needle.report.records import KEY_FIELDS, Result
 
 # Means of per-prompt scores against the stated score, in points: two decimals were rounded away.
@@ -24,18 +24,28 @@ class Answer:
     """One prompt of one cell: what was asked, what was right and what the model said."""
 
     index: int
-    prompt: str | None
+    prompt: str
     gold: tuple[str, ...]
+    prediction: str
+    strict: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """An answer that names its prompt instead of holding it."""
+
+    index: int
+    prompt: str
     prediction: str
     strict: float
 
 
 @dataclass
 class CellPredictions:
-    """Prompt index -> strict score in [0, 1], and -> fingerprint of prompt and gold answers."""
+    """Prompt index -> strict score in [0, 1], and -> the prompt's name."""
 
     strict: dict[int, float] = field(default_factory=dict)
-    fingerprint: dict[int, int] = field(default_factory=dict)
+    prompts: dict[int, str] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
 
 
@@ -49,12 +59,11 @@ def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
         keep: how many answers of each cell to keep whole, those of the lowest prompt indices.
 
     Raises:
-        InputError: a broken line, a line that belongs to no result, or a cell whose per-prompt
-            scores do not average to the score that results.json states.
+        InputError: a broken line, a line that belongs to no result or names no prompt, or a cell
+            whose per-prompt scores do not average to the score that results.json states.
     """
     cells: Predictions = {}
-    # Settings share prompts: keep one copy of each text.
-    texts: dict[str, str] = {}
+    kept: dict[tuple[Any, ...], list[_Line]] = {}
     for run in runs:
         path = run.predictions
         if path is None:
@@ -63,9 +72,36 @@ def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
         for where, row in _lines(path):
             result = owners.find(row, where)
             cell = cells.setdefault(result.key, CellPredictions())
-            _add(cell, _parse(row, where), keep, texts)
+            _add(cell, kept.setdefault(result.key, []), _parse(row, where), keep)
         _check_means(path, run.results, cells)
+    prompts = _prompts(runs, {line.prompt for lines in kept.values() for line in lines})
+    for key, lines in kept.items():
+        cells[key].answers = [
+            Answer(line.index, *prompts[line.prompt], line.prediction, line.strict)
+            for line in lines
+        ]
     return cells
+
+
+def _prompts(runs: Sequence[Run], wanted: set[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The text and the right answers of the prompts with these names."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for run in runs:
+        path = run.folder / PROMPTS
+        if not wanted - found.keys() or run.predictions is None or not path.is_file():
+            continue
+        for where, row in _lines(path):
+            name = _need(row, "prompt", str, where)
+            if name in wanted:
+                gold = tuple(map(str, _need(row, "outputs", list, where)))
+                found[name] = (_need(row, "input", str, where), gold)
+    if missing := wanted - found.keys():
+        folders = ", ".join(str(run.folder / PROMPTS) for run in runs if run.predictions)
+        raise InputError(
+            f"{folders}: without the prompt {min(missing)!r}, which predictions.jsonl names; both "
+            "files must come from the same evaluation"
+        )
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -83,15 +119,13 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield where, row
 
 
-def _parse(row: Mapping[str, Any], where: str) -> Answer:
-    prompt = row.get("input")
+def _parse(row: Mapping[str, Any], where: str) -> _Line:
     strict = float(_need(row, "strict", (int, float), where))
     if not 0 <= strict <= 1:
         raise InputError(f"{where}: strict={strict} must be between 0 and 1")
-    return Answer(
+    return _Line(
         index=_need(row, "index", int, where),
-        prompt=prompt if isinstance(prompt, str) else None,
-        gold=tuple(map(str, _need(row, "outputs", list, where))),
+        prompt=_need(row, "prompt", str, where),
         prediction=_need(row, "prediction", str, where),
         strict=strict,
     )
@@ -104,23 +138,19 @@ def _need(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
     return value
 
 
-def _add(cell: CellPredictions, answer: Answer, keep: int, texts: dict[str, str]) -> None:
+def _add(cell: CellPredictions, kept: list[_Line], line: _Line, keep: int) -> None:
     # A cell that two folders share arrives twice; the rows are equal, so the last may win.
-    known = answer.index in cell.strict
-    cell.strict[answer.index] = answer.strict
-    prompt = zlib.crc32((answer.prompt or "").encode())
-    cell.fingerprint[answer.index] = zlib.crc32("\0".join(answer.gold).encode(), prompt)
+    known = line.index in cell.strict
+    cell.strict[line.index] = line.strict
+    cell.prompts[line.index] = line.prompt
     if known or keep < 1:
         return
-    if len(cell.answers) == keep:
-        last = max(cell.answers, key=lambda a: a.index)
-        if answer.index > last.index:
+    if len(kept) == keep:
+        last = max(kept, key=lambda a: a.index)
+        if line.index > last.index:
             return
-        cell.answers.remove(last)
-    if answer.prompt is not None:
-        shared = texts.setdefault(answer.prompt, answer.prompt)
-        answer = replace(answer, prompt=shared)
-    cell.answers.append(answer)
+        kept.remove(last)
+    kept.append(line)
 
 
 class _Owners:

@@ -1,5 +1,6 @@
 """One evaluated cell as `results.json` states it, and the check that it says all it must."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -29,11 +30,15 @@ COST_FIELDS = (
     "kv_read_fraction_prefill",
     "kv_read_fraction_decode",
     "cache_bytes",
+    "kv_bytes_per_token",
+    "prefill_flops",
     "seconds_per_prompt",
     "prefill_seconds",
     "decode_seconds",
     "tokens_per_s",
 )
+
+Times = Mapping[tuple[Any, ...], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of `results.json`. Scores and interval are 0 to 100, `raw` is the row as read."""
+    """One row of `results.json`. Scores and interval are 0 to 100, `raw` is the row as read.
+
+    `times` is the setting's row of timing.json, where there is one.
+    """
 
     run: str
     backbone: str
@@ -77,6 +85,7 @@ class Result:
     ci95: tuple[float, float]
     kv_read_fraction: float | None
     raw: Mapping[str, Any]
+    times: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
@@ -85,7 +94,7 @@ class Result:
 
     def cost(self, field: str) -> float | None:
         """One of `COST_FIELDS`, or None where it was not measured."""
-        value = self.raw.get(field)
+        value = self.raw.get(field, self.times.get(field))
         return None if value is None else float(value)
 
 
@@ -138,12 +147,13 @@ _REQUIRED = (
 )
 
 
-def parse_result(row: object, where: str) -> Result:
+def parse_result(row: object, where: str, times: Times | None = None) -> Result:
     """Checks one row of `results.json`.
 
     Args:
         row: the decoded object.
         where: file and position, for the message.
+        times: the rows of timing.json by `setting_key`, where there are any.
 
     Raises:
         InputError: a required field is missing, or has a value that it cannot have.
@@ -176,7 +186,13 @@ def parse_result(row: object, where: str) -> Result:
         ci95=(float(low), float(high)),
         kv_read_fraction=None if read is None else float(read),
         raw=row,
+        times=(times or {}).get(setting_key(row), {}),
     )
+
+
+def setting_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row of results.json and one of timing.json have in common: all but the task."""
+    return tuple(row.get(field) for field in KEY_FIELDS if field != "task")
 
 
 def _shown(value: object) -> str:

@@ -1,5 +1,6 @@
 """Writes a report whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from ratjax.errors import InputError
 from ratjax.needle.report.comparisons import comparisons_document
 from ratjax.needle.report.content import Content, collect
 from ratjax.needle.report.figures import draw_figures
-from ratjax.needle.report.load import PREDICTIONS, RESULTS, Run
+from ratjax.needle.report.load import PREDICTIONS, PROMPTS, RESULTS, TIMING, Run
 from ratjax.needle.report.markdown import markdown
 from ratjax.needle.report.page import page
 
@@ -21,6 +22,8 @@ OUTPUTS = (
     "curves_mean.png",
     "curves.png",
     PREDICTIONS,
+    PROMPTS,
+    TIMING,
     "comparisons.json",
     "report.md",
     RESULTS,
@@ -37,7 +40,8 @@ def build(
     the page last; an error leaves an earlier report as it was.
 
     Args:
-        runs: folders, each with results.json and perhaps predictions.jsonl and metrics.jsonl files.
+        runs: folders, each with results.json and perhaps predictions.jsonl with prompts.jsonl,
+            timing.json, and metrics.jsonl files.
         target: the folder to write; made if need be. Files in it that are no report's stay.
         training: further folders with metrics.jsonl files.
         command: the command line, to be printed in the report.
@@ -74,7 +78,11 @@ def _write(content: Content, folder: Path) -> None:
     _write_json(folder / "comparisons.json", comparisons_document(content))
     (folder / "report.md").write_text(markdown(content, figures[:1]), encoding="utf-8")
     (folder / PAGE).write_text(page(content), encoding="utf-8")
+    times = [dict(row) for run in content.runs for row in run.timing]
+    if times:
+        _write_json(folder / TIMING, {"timing": times})
     _join_predictions(content.runs, folder / PREDICTIONS)
+    _join_prompts(content.runs, folder / PROMPTS)
 
 
 def _write_json(path: Path, document: object) -> None:
@@ -89,3 +97,19 @@ def _join_predictions(runs: Sequence[Run], path: Path) -> None:
         for source in sources:
             with source.open("rb") as lines:
                 shutil.copyfileobj(lines, out, 1 << 20)
+
+
+def _join_prompts(runs: Sequence[Run], path: Path) -> None:
+    """The prompts of all runs that have predictions, those that several share once."""
+    sources = [run.folder / PROMPTS for run in runs if run.predictions is not None]
+    seen: set[bytes] = set()
+    with path.open("wb") as out:
+        for source in sources:
+            with source.open("rb") as lines:
+                for line in lines:
+                    name = hashlib.sha256(line).digest()
+                    if name not in seen:
+                        seen.add(name)
+                        out.write(line)
+    if not sources:
+        path.unlink()

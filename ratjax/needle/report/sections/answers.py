@@ -60,7 +60,7 @@ def _data(content: Content, cap: int, cut: bool) -> dict[str, Any]:
     `cells` holds [group, setting, task, backbone, answers]; an answer is
     [prompt, index, seed text, prediction, strict].
     """
-    prompts: dict[tuple[str | None, tuple[str, ...]], int] = {}
+    prompts: dict[tuple[str, tuple[str, ...]], int] = {}
     groups, cells = [], []
     for g, group in enumerate(content.groups):
         settings = list(group.settings)
@@ -114,9 +114,7 @@ def _seed(train_seed: int | None, selector_seed: int | None, several: bool) -> s
     )
 
 
-def _shortened(text: str | None, gold: Iterable[str]) -> str | None:
-    if text is None:
-        return None
+def _shortened(text: str, gold: Iterable[str]) -> str:
     spans = [(max(0, len(text) - _TAIL), len(text))]
     for answer in gold:
         at = text.find(answer)

@@ -21,6 +21,8 @@ from ratjax.needle.report.sections.common import (
 _TITLES = {
     "kv_read_fraction_prefill": "Read in prefill",
     "kv_read_fraction_decode": "Read in decoding",
+    "kv_bytes_per_token": "Read a token, MiB",
+    "prefill_flops": "Prefill, TFLOP",
     "seconds_per_prompt": "Seconds a prompt",
     "prefill_seconds": "Prefill, s",
     "decode_seconds": "Decoding, s",
@@ -28,6 +30,7 @@ _TITLES = {
     "cache_bytes": "Cache, MiB",
 }
 
+_UNITS = {"cache_bytes": 2**20, "kv_bytes_per_token": 2**20, "prefill_flops": 1e12}
 _SPEEDS = {"seconds_per_prompt", "tokens_per_s"}
 
 
@@ -119,6 +122,6 @@ def _shown(field: str, value: float | None) -> str:
         return labels.DASH
     if field.startswith("kv_read"):
         return labels.percent(value)
-    if field == "cache_bytes":
-        return f"{value / 2**20:.3g}"
+    if field in _UNITS:
+        return f"{value / _UNITS[field]:.3g}"
     return labels.count(round(value)) if value >= 1000 else f"{value:.3g}"

@@ -33,7 +33,7 @@ def provenance(content: Content) -> Markup:
         note(
             f"Intervals of differences: {DRAWS} paired bootstrap draws, generator seed 0. The rows "
             "behind this page are results.json, every difference and its test comparisons.json, "
-            "the answers predictions.jsonl, all beside it."
+            "the answers predictions.jsonl (and what was asked prompts.jsonl), all beside it."
         ),
     )
 

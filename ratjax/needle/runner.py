@@ -1,0 +1,131 @@
+"""The device's side of an evaluation: one cache, batch after batch, setting after setting."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from ratjax.config.needle import NeedleConfig, Setting
+from ratjax.model import Decoder, staged
+from ratjax.model.generation import prompt_keys
+from ratjax.needle.batching import Batch
+from ratjax.needle.settings import pattern_of
+from ratjax.shapes import PromptKeys
+from ratjax.sparsity.dense import Dense
+from ratjax.sparsity.pattern import Pattern
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that share a prefill, by their places among all settings."""
+
+    prefill: Pattern
+    seed: int
+    places: tuple[int, ...]
+
+
+def groups(settings: Sequence[Setting]) -> list[Group]:
+    """Every setting in one group, in order of appearance.
+
+    A random selector that draws in prefill has a prefill of its own for each seed.
+    """
+    shared: dict[tuple[Pattern, int], list[int]] = {}
+    for place, setting in enumerate(settings):
+        kind = pattern_of(setting).prefills_as
+        seed = 0 if kind == Dense() else setting.selector_seed
+        shared.setdefault((kind, seed), []).append(place)
+    return [
+        Group(
+            staged.prefill_pattern(pattern_of(settings[place]) for place in places),
+            seed,
+            tuple(places),
+        )
+        for (_, seed), places in shared.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """A batch's answers under one setting.
+
+    Attributes:
+      place: which setting.
+      tokens: generated, the stop token and what follows it included.
+      reads: entries read and visible in prefill, then read and visible in decoding, row by row.
+      prefill_seconds: time that the batch's prefill took, shared or not.
+      decode_seconds: time that the answers took.
+      compiled: whether one of the two times holds a compilation.
+    """
+
+    place: int
+    tokens: Int32[np.ndarray, "B N"]
+    reads: Float32[np.ndarray, "B 4"]
+    prefill_seconds: float
+    decode_seconds: float
+    compiled: bool
+
+
+class Runner:
+    """Runs batches on the first device.
+
+    Attributes:
+      programs: what has been compiled so far: (phase, batch shape, pattern).
+    """
+
+    def __init__(
+        self, model: Decoder, config: NeedleConfig, settings: Sequence[Setting], stop: int
+    ):
+        self._model, self._settings, self._stop = model, tuple(settings), jnp.int32(stop)
+        self._rows, self._new = config.prefill_batch, config.tokens_to_generate
+        self._storage = None
+        self.programs: set[tuple] = set()
+
+    def run(self, batch: Batch, group: Group, wanted: Sequence[int]) -> Iterator[Answers]:
+        """Prefills a batch once and answers it under the settings at the places `wanted`."""
+        keys = prompt_keys(batch.numbers, group.seed)
+        compiling = self._first("prefill", batch, group.prefill)
+        started = time.perf_counter()
+        prefilled = self._prefill(batch, group.prefill, keys)
+        prefill_seconds = time.perf_counter() - started
+        try:
+            for place in wanted:
+                setting = self._settings[place]
+                pattern = pattern_of(setting)
+                first = self._first("decode", batch, pattern.decodes_as)
+                keys = prompt_keys(batch.numbers, setting.selector_seed)
+                started = time.perf_counter()
+                tokens, reads, prefilled = staged.answer(
+                    self._model, prefilled, keys, self._stop, pattern, self._new
+                )
+                tokens = np.asarray(tokens)
+                decode_seconds = time.perf_counter() - started
+                entries = np.stack([*prefilled.reads, *reads], axis=1)
+                yield Answers(
+                    place, tokens, entries, prefill_seconds, decode_seconds, compiling or first
+                )
+        finally:
+            self._storage = prefilled.cache
+
+    def _prefill(self, batch: Batch, pattern: Pattern, keys: PromptKeys) -> staged.Prefilled:
+        storage, self._storage = self._storage, None
+        prefilled = staged.prefill(
+            self._model,
+            jnp.asarray(batch.tokens),
+            jnp.asarray(batch.lengths),
+            keys,
+            pattern,
+            self._new,
+            self._rows or len(batch.lengths),
+            storage,
+        )
+        return jax.block_until_ready(prefilled)
+
+    def _first(self, phase: str, batch: Batch, pattern: Pattern) -> bool:
+        program = (phase, batch.tokens.shape, pattern)
+        found = program not in self.programs
+        self.programs.add(program)
+        return found
