@@ -14,6 +14,7 @@ FLOORS = [
     ("launch",),
     ("experiments",),
     ("ratjax.needle",),
+    ("ratjax.ahead",),
     ("ratjax.train",),
     ("ratjax.convert",),
     ("ratjax.data",),

@@ -23,6 +23,7 @@ from ratjax.sharding import on_mesh, split_batch
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.pattern import Pattern
+from ratjax.train.compiler_options import compiler_options
 from ratjax.train.loss import loss_sums
 from ratjax.train.optimizer import descend, optimizer, rates
 from ratjax.train.state import TrainState
@@ -109,6 +110,9 @@ def make_train_step(
         return TrainState(state.step + 1, parameters, moments), metrics
 
     compiled = jax.jit(
-        train_step, static_argnames=("recurrence", "most_targets"), donate_argnames="state"
+        train_step,
+        static_argnames=("recurrence", "most_targets"),
+        donate_argnames="state",
+        compiler_options=compiler_options(mesh),
     )
     return on_mesh(mesh, compiled)

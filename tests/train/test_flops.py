@@ -9,6 +9,7 @@ from ratjax.config.model import MemoryConfig, ModelConfig
 from ratjax.model.parameters import abstract_parameters
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated, visible
+from ratjax.sparsity.moba import MoBA
 from ratjax.train.flops import (
     forward_flops,
     matmul_weights,
@@ -83,3 +84,9 @@ def test_peak_is_unknown_on_a_cpu_and_known_on_the_usual_accelerators():
     }
     for kind, peak in known.items():
         assert peak_of(kind) == peak
+
+
+def test_visible_keys_under_moba():
+    """Blocks of 4, two of them kept: position 9 sees its own block up to itself and one before."""
+    assert mean_visible_keys(MoBA(4, 2), 10) == np.mean([1, 2, 3, 4, 5, 6, 7, 8, 5, 6])
+    assert mean_visible_keys(MoBA(4, 9), 10) == mean_visible_keys(Dense(), 10)
