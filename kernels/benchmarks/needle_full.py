@@ -9,7 +9,9 @@ attended to, for every token, at the measured bandwidth. The peer is the dense r
 """
 
 import dataclasses
+import functools
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,13 @@ from absl import app, flags
 
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import PRESETS, preset, with_memory
-from ratjax.model import Decoder, generation, staged
-from ratjax.model.parameters import in_compute_dtype
+from ratjax.model import generation, staged
+from ratjax.model.parameters import abstract_parameters, inference_dtypes, to_model
 from ratjax.needle import cost
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.moba import MoBA
+from ratjax.sparsity.pattern import Pattern
 from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
 from ratjax.train.flops import peak_flops
@@ -69,6 +72,26 @@ def timed(function) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def drawn(key, shape, dtype):
+    """Normal, standard deviation 0.02, one layer at a time: float32 temporaries would not fit."""
+    keys = jax.random.split(key, shape[0])
+    one = lambda key: (0.02 * jax.random.normal(key, shape[1:])).astype(dtype)  # noqa: E731
+    return jax.lax.map(one, keys)
+
+
+def random_model(config):
+    """A model for inference with random weights."""
+    dtypes = inference_dtypes(config)
+    parameters = {}
+    for seed, (name, array) in enumerate(abstract_parameters(config).items()):
+        # The embedding and the head have no layers: a sixteenth is like one.
+        shape = array.shape if name.startswith("blocks/") else (16, array.size // 16)
+        found = drawn(jax.random.key(seed), shape, dtypes[name]).reshape(array.shape)
+        parameters[name] = found if not name.endswith("norm/weight") else jnp.ones_like(found)
+    return to_model(config, parameters)
+
+
 class Bench:
     """The model, one batch of prompts, and the one cache that all settings use in turn."""
 
@@ -79,15 +102,14 @@ class Bench:
         )
         memory = (config.memory or MemoryConfig()) if _MEMORY.value else None
         self.config = with_memory(config, memory)
-        make = jax.jit(lambda key: in_compute_dtype(Decoder(self.config, key)))
-        seconds, self.model = timed(lambda: make(jax.random.key(0)))
+        seconds, self.model = timed(lambda: random_model(self.config))
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.model))
         print(f"weights: {size / 2**30:.1f} GiB, made in {seconds:.0f} s", flush=True)
         prompt = _CONTEXT.value - _NEW.value
         self.width = generation.bucket(prompt)
         rng = np.random.default_rng(0)
-        drawn = rng.integers(config.vocab_size, size=(_BATCH.value, self.width), dtype=np.int32)
-        self.tokens = jnp.asarray(np.where(np.arange(self.width) < prompt, drawn, 0))
+        tokens = rng.integers(config.vocab_size, size=(_BATCH.value, self.width), dtype=np.int32)
+        self.tokens = jnp.asarray(np.where(np.arange(self.width) < prompt, tokens, 0))
         self.lengths = jnp.full((_BATCH.value,), prompt, jnp.int32)
         self.keys = generation.prompt_keys(np.arange(_BATCH.value), 0)
         self.cache = None
@@ -131,9 +153,9 @@ class Bench:
         return steady, seconds[0] - steady
 
 
-def measure(bench: Bench) -> list[dict]:
+def measure(bench: Bench) -> Iterator[tuple[str, Pattern, dict]]:
     """Each setting's times and what they are made of."""
-    measured, prefilled_as = [], None
+    prefilled_as = None
     for name, pattern in patterns().items():
         shared = pattern.prefills_as == prefilled_as
         if not shared:
@@ -144,23 +166,19 @@ def measure(bench: Bench) -> list[dict]:
         answer_s, more = bench.answer(pattern)
         prompts, new = _BATCH.value, _NEW.value
         per_setting = _SAMPLES.value / prompts / 60
-        measured.append(
-            {
-                "name": name,
-                "pattern": str(pattern),
-                "prefill_s": read_s / prompts,
-                "decode_s": answer_s / prompts,
-                "prefill_tokens_per_s": prompts * float(bench.lengths[0]) / read_s,
-                "decode_tokens_per_s": prompts * (new - 1) / answer_s,
-                "minutes_per_setting": (read_s + answer_s) * per_setting,
-                "minutes_with_prefill_shared": answer_s * per_setting,
-                "prefill_shared": shared,
-                "compile_s": more if shared else compile_s + more,
-                "read_entries_per_step": bench.read,
-                "pairs": pairs,
-            }
-        )
-        found = measured[-1]
+        found = {
+            "pattern": str(pattern),
+            "prefill_s": read_s / prompts,
+            "decode_s": answer_s / prompts,
+            "prefill_tokens_per_s": prompts * float(bench.lengths[0]) / read_s,
+            "decode_tokens_per_s": prompts * (new - 1) / answer_s,
+            "minutes_per_setting": (read_s + answer_s) * per_setting,
+            "minutes_with_prefill_shared": answer_s * per_setting,
+            "prefill_shared": shared,
+            "compile_s": more if shared else compile_s + more,
+            "read_entries_per_step": bench.read,
+            "pairs": pairs,
+        }
         print(
             f"{name:8} prefill {found['prefill_s']:.3f} s a prompt, decode "
             f"{found['decode_tokens_per_s']:.0f} tokens/s, {found['minutes_per_setting']:.1f} min "
@@ -168,46 +186,52 @@ def measure(bench: Bench) -> list[dict]:
             f"first calls {found['compile_s']:.0f} s more",
             flush=True,
         )
-    return measured
+        yield name, pattern, found
+
+
+def row(
+    bench: Bench, name: str, pattern: Pattern, found: dict, dense_ms: float | None, ceilings: dict
+):
+    """One setting's row of the results."""
+    config, prompts, new = bench.config, _BATCH.value, _NEW.value
+    length = float(bench.lengths[0])
+    peak, bandwidth = ceilings["peak_flops"], ceilings["read_bytes_per_second"]
+    flops = prompts * cost.prefill_flops(config, pattern, length, found.pop("pairs"))
+    read = cost.decode_bytes(config, pattern, length, found["read_entries_per_step"])
+    moved = (new - 1) * (cost.weight_bytes(config) + prompts * read)
+    ms = 1e3 * prompts * (found["prefill_s"] + found["decode_s"])
+    floor = 1e3 * (flops / peak + moved / bandwidth)
+    more = {
+        **found,
+        "tokens_per_s": prompts * new / (1e-3 * ms),
+        "mfu": flops / (prompts * found["prefill_s"] * peak),
+        "decode_bandwidth_share": moved / (prompts * found["decode_s"] * bandwidth),
+        "kv_bytes_per_token": read,
+        "cache_bytes": cost.cache_bytes(config, pattern, length),
+        "rows": _ROWS.value,
+        "samples": _SAMPLES.value,
+    }
+    kind = "memory" if config.memory is not None else "attention"
+    case = f"{_MODEL.value}-{kind}-{prompts}x{_CONTEXT.value}-{name}"
+    shape = (prompts, int(length), new)
+    return timing.row("needle_eval", case, shape, ms, floor, "dense", dense_ms or ms, **more)
 
 
 def main(_):
-    bench = Bench()
-    bandwidth = _BANDWIDTH.value
     peak = _PEAK.value or peak_flops(jax.devices()[0])
     if not peak:
         raise app.UsageError("the device's peak is not known: give --peak")
-    measured = measure(bench)
-    if not bandwidth:
-        staged.discard(bench.prefilled.cache)
-        bandwidth = timing.read_bandwidth()
-    config, prompts, new = bench.config, _BATCH.value, _NEW.value
-    length = float(bench.lengths[0])
-    dense_ms = 1e3 * prompts * (measured[0]["prefill_s"] + measured[0]["decode_s"])
-    rows = []
-    for (name, pattern), found in zip(patterns().items(), measured, strict=True):
-        flops = prompts * cost.prefill_flops(config, pattern, length, found.pop("pairs"))
-        read = cost.decode_bytes(config, pattern, length, found["read_entries_per_step"])
-        moved = (new - 1) * (cost.weight_bytes(config) + prompts * read)
-        ms = 1e3 * prompts * (found["prefill_s"] + found["decode_s"])
-        floor = 1e3 * (flops / peak + moved / bandwidth)
-        del found["name"]
-        more = {
-            **found,
-            "tokens_per_s": prompts * new / (1e-3 * ms),
-            "mfu": flops / (prompts * found["prefill_s"] * peak),
-            "decode_bandwidth_share": moved / (prompts * found["decode_s"] * bandwidth),
-            "kv_bytes_per_token": read,
-            "cache_bytes": cost.cache_bytes(config, pattern, length),
-            "rows": _ROWS.value,
-            "samples": _SAMPLES.value,
-        }
-        kind = "memory" if config.memory is not None else "attention"
-        case = f"{_MODEL.value}-{kind}-{prompts}x{_CONTEXT.value}-{name}"
-        shape = (prompts, int(length), new)
-        rows.append(timing.row("needle_eval", case, shape, ms, floor, "dense", dense_ms, **more))
-    ceilings = {"peak_flops": peak, "read_bytes_per_second": bandwidth}
-    timing.finish(rows, ceilings, _TARGET.value)
+    ceilings = {
+        "peak_flops": peak,
+        "read_bytes_per_second": _BANDWIDTH.value or timing.read_bandwidth(),
+    }
+    bench, rows = Bench(), []
+    try:
+        for name, pattern, found in measure(bench):
+            dense_ms = rows[0]["ms"] if rows else None
+            rows.append(row(bench, name, pattern, found, dense_ms, ceilings))
+    finally:  # what was measured stays, whatever stops the rest
+        timing.finish(rows, ceilings, _TARGET.value)
 
 
 if __name__ == "__main__":
