@@ -18,6 +18,7 @@ from absl import flags
 
 from launch import command
 from ratjax.config.experiment import Experiment
+from ratjax.config.needle import Checkpoint
 from ratjax.config.overrides import to_json
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import (
@@ -42,19 +43,33 @@ flags.mark_flag_as_required("checkpoint")
 flags.adopt_module_key_flags(command)
 
 
-def folders(experiment: Experiment, checkpoint: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Each backbone's model folder."""
-    if len(experiment.backbones) == 1 and not (checkpoint / experiment.backbone).is_dir():
-        return {experiment.backbone: checkpoint}
-    return {backbone: checkpoint / backbone for backbone in experiment.backbones}
+def chosen(experiment: Experiment) -> tuple[Checkpoint, ...]:
+    """The models to evaluate: the experiment's own, or a folder a backbone."""
+    listed = experiment.needle.checkpoints
+    if not listed:
+        return tuple(Checkpoint(name, name, name == "memory") for name in experiment.backbones)
+    if experiment.backbone == "both":
+        return listed
+    return tuple(one for one in listed if one.backbone == experiment.backbone)
 
 
-def check_backbone(backbone: str, folder: pathlib.Path) -> None:
-    """Raises `InputError` where a folder has no checkpoint or holds the other backbone."""
-    found = "memory" if read_config(locate(folder, None)[0]).memory else "attention"
-    if found != backbone:
+def folders(experiment: Experiment, root: pathlib.Path) -> dict[Checkpoint, pathlib.Path]:
+    """Each model's folder."""
+    models = chosen(experiment)
+    if len(models) == 1 and not (root / models[0].folder).is_dir():
+        return {models[0]: root}
+    return {one: root / one.folder for one in models}
+
+
+def check_model(model: Checkpoint, folder: pathlib.Path) -> None:
+    """Raises `InputError` where a folder has no checkpoint, or a memory and should have none."""
+    if not folder.exists() and model.source:
+        raise InputError(f"{folder}: no such folder; {model.source}")
+    memory = read_config(locate(folder, None)[0]).memory is not None
+    if memory != model.memory:
+        found, wanted = (("attention", "memory")[with_it] for with_it in (memory, model.memory))
         raise InputError(
-            f"{folder}: holds the {found} backbone, not {backbone}; give its own folder, or "
+            f"{folder}: holds the {found} backbone, not {wanted}; give its own folder, or "
             f"--config.backbone={found}"
         )
     newest_step(locate(folder, None)[0])
@@ -69,14 +84,14 @@ def read_tokenizer(folder: pathlib.Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
 
 
-def dry_run(experiment: Experiment, models: dict[str, pathlib.Path]) -> None:
+def dry_run(experiment: Experiment, models: dict[Checkpoint, pathlib.Path]) -> None:
     """Validates settings, models and prompts; prints every setting and the counts."""
     settings = experiment.needle.settings()
-    for backbone, folder in models.items():
+    for model, folder in models.items():
         for setting in settings:
-            print(f"{backbone}: {pattern_of(setting)} selector_seed={setting.selector_seed}")
+            print(f"{model.backbone}: {pattern_of(setting)} selector_seed={setting.selector_seed}")
         try:
-            check_backbone(backbone, folder)
+            check_model(model, folder)
             tokenizer = read_tokenizer(folder)
         except InputError as error:
             command.warn(error)
@@ -92,8 +107,10 @@ def describe(experiment: Experiment, parameters: dict[str, int]) -> dict[str, An
     """The `meta` of results.json; without the date, which stands with the times."""
     measured_with = provenance()
     del measured_with["date"]
+    repeated = experiment.needle.paper_checkpoints
     return {
         **measured_with,
+        **({"paper_checkpoints": repeated} if repeated else {}),
         "commit": command.revision(),
         "config": to_json(experiment),
         "description": experiment.description,
@@ -108,18 +125,18 @@ def main() -> int:
     if command.FLAGS.dry_run:
         dry_run(experiment, models)
         return 0
-    for backbone, folder in models.items():
-        check_backbone(backbone, folder)
+    for checkpoint, folder in models.items():
+        check_model(checkpoint, folder)
         stop_token_of(read_tokenizer(folder))
     journal = Journal(workdir / JOURNAL, command.warn)
     try:
         evaluations, parameters = [], {}
-        for backbone, folder in models.items():
+        for checkpoint, folder in models.items():
             model = load_model(folder, experiment.needle.dtype or None, inference=True)
-            parameters[backbone] = sum(leaf.size for leaf in jax.tree.leaves(model))
+            parameters[checkpoint.backbone] = sum(leaf.size for leaf in jax.tree.leaves(model))
             labels = {
                 "run": experiment.name,
-                "backbone": backbone,
+                "backbone": checkpoint.backbone,
                 "train_seed": experiment.train.seed,
                 "train_step": newest_step(locate(folder, None)[0]),
             }

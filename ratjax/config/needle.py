@@ -61,6 +61,23 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One model of an experiment on published or trained weights.
+
+    Attributes:
+      backbone: its name in results: `attention`, `memory`, or another, such as `control`.
+      folder: its model folder, inside the one that is evaluated.
+      memory: whether it has the memory.
+      source: how one comes by it, said where the folder is missing.
+    """
+
+    backbone: str
+    folder: str
+    memory: bool
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class NeedleConfig:
     """A needle evaluation: tasks x settings.
 
@@ -86,6 +103,9 @@ class NeedleConfig:
       selector_seeds: draws of the random selector.
       force_first, force_current, window, kernel_size, pooling: as in `Setting`.
       extra: further settings, spelled out.
+      checkpoints: the models, where they are not simply one folder a backbone.
+      paper_checkpoints: the pair of the paper that they repeat, whose numbers the report puts
+        beside theirs: `olmo2_7b`, `ratplus_7b_100bt`, or "" for none.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -108,6 +128,8 @@ class NeedleConfig:
     kernel_size: int = 5
     pooling: str = "avg"
     extra: tuple[Setting, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    paper_checkpoints: str = ""
 
     def __post_init__(self):
         for task in self.tasks:
@@ -122,6 +144,14 @@ class NeedleConfig:
                 f"must divide needle.batch_size={self.batch_size}, or be 0 for all at once",
             )
         check_choice("needle.dtype", self.dtype, ("", "float32", "bfloat16"))
+        check_choice(
+            "needle.paper_checkpoints",
+            self.paper_checkpoints,
+            ("", "olmo2_7b", "ratplus_7b_100bt"),
+        )
+        names = [checkpoint.backbone for checkpoint in self.checkpoints]
+        if len(set(names)) < len(names):
+            raise ConfigError("needle.checkpoints", tuple(names), "name each backbone once")
         for method in self.methods:
             check_choice("needle.methods", method, ("quest", "moba", "snapkv"))
         for selector in self.selectors:
