@@ -15,7 +15,7 @@ _block_select = Operation(
     "block_select", "ratjax_kernels.block_prefill", ("reference", "xla", "triton")
 )
 _block_prefill = Operation(
-    "block_prefill", "ratjax_kernels.block_prefill", ("reference", "xla", "triton")
+    "block_prefill", "ratjax_kernels.block_prefill", ("reference", "xla", "triton", "pallas_tpu")
 )
 
 
@@ -89,7 +89,8 @@ def block_prefill(
 
     Nothing is read but the list: the query's own block only if it is listed. Differentiable in `q`,
     `k` and `v`. "xla" holds the scores of a chunk of queries at a time, forward and backward;
-    "triton" a partial result for each listed block, [B, T, H, K, D] in the dtype of `q`.
+    "triton" a partial result for each listed block, [B, T, H, K, D] in the dtype of `q`;
+    "pallas_tpu" a bit for each query and block.
 
     Args:
       q: [B, T, H, D] queries.
@@ -97,7 +98,8 @@ def block_prefill(
       v: [B, T, G, D] values; blocks that no query lists have no influence, NaN included.
       block_ids: int32 [B, H, T, K]; -1 lists nothing. A block listed twice counts once.
       block_size: positions of a block; T need not be a multiple of it.
-      implementation: "reference", "xla", "triton", or None for the best on the default device.
+      implementation: "reference", "xla", "triton", "pallas_tpu", or None for the best on the device
+        that is compiled for.
 
     Returns:
       [B, T, H, D] in the dtype of `q`; zeros for a query that sees no key.

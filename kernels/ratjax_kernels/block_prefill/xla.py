@@ -43,7 +43,8 @@ def block_select(q, means, block_size, blocks, force_first):
         at = index * chunk + jnp.arange(chunk, dtype=jnp.int32)
         q_chunk = lax.dynamic_slice_in_dim(q, index * chunk, chunk, axis=1)
         q_chunk = group_heads(q_chunk.astype(jnp.float32), means.shape[2])
-        scores = jnp.einsum("btgrd,bpgd->bgrtp", q_chunk, means)
+        exact = lax.Precision.HIGHEST  # which blocks are best is a matter of float32 on any device
+        scores = jnp.einsum("btgrd,bpgd->bgrtp", q_chunk, means, precision=exact)
         current = (at // block_size)[:, None]
         forced = ((block == 0) & force_first) | (block == current)
         scores = scores.reshape(batch, heads, chunk, count)
