@@ -20,7 +20,14 @@ from ratjax.model.generation import Generation, generate
 from ratjax.model.layers import RMSNorm, normal
 from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, Logits, PRNGKeyArray, PromptKeys, Residual, Tokens
-from ratjax.sharding import active_mesh, constrain, gather, keep_no_gathers, look_up
+from ratjax.sharding import (
+    active_mesh,
+    constrain,
+    gather,
+    keep_no_gathers,
+    look_up,
+    pick,
+)
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern, Patterns, Reads
 from ratjax.sparsity.selection import fold_in
@@ -180,10 +187,9 @@ class Decoder(nnx.Module):
             caches.append(cache)
             memories.append(memory)
             all_reads.append(reads)
-        last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-        last_token = jnp.take_along_axis(tokens, (lengths - 1)[:, None], axis=1)
+        last, last_token = pick(x, lengths - 1), pick(tokens, lengths - 1)
         state = DecodeState(tuple(caches), tuple(memories), lengths, last_token)
-        return self.logits(self.norm(last))[:, 0], state, mean_over_layers(all_reads)
+        return self.next_logits(last), state, mean_over_layers(all_reads)
 
     def decode(
         self,
@@ -218,7 +224,11 @@ class Decoder(nnx.Module):
             memories.append(memory)
             all_reads.append(reads)
         state = DecodeState(tuple(caches), tuple(memories), state.positions + 1, tokens)
-        return self.logits(self.norm(x))[:, 0], state, mean_over_layers(all_reads)
+        return self.next_logits(x), state, mean_over_layers(all_reads)
+
+    def next_logits(self, x: Float[Array, "B 1 M"]) -> Float32[Array, "B V"]:
+        """The residual stream after the last block to logits, all words on every device."""
+        return constrain(self.logits(self.norm(x))[:, 0], "batch", None)
 
     def generate(
         self,
@@ -249,5 +259,9 @@ def before(tokens: Tokens) -> Tokens:
 
 
 def mean_over_layers(reads: list[Reads]) -> Reads:
-    """Entries read by each prompt in each layer, [layers, B] a run, averaged over layers."""
-    return jax.tree.map(lambda *runs: jnp.concatenate(runs).mean(0), *reads)
+    """Entries read by each prompt in each layer, [layers, B] a run, averaged over layers.
+
+    Hits, where there are any, stay apart by layer.
+    """
+    joined = jax.tree.map(lambda *runs: jnp.concatenate(runs), *reads)
+    return joined._replace(read=joined.read.mean(0), visible=joined.visible.mean(0))

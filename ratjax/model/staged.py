@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from ratjax.model.decoder import Decoder
 from ratjax.model.generation import decode, greedy
@@ -20,6 +20,7 @@ from ratjax.shapes import Lengths, PromptKeys, Tokens
 from ratjax.sparsity.cache import KVCache, PromptCache
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
 from ratjax.sparsity.shared import SharedDense
+from ratjax.sparsity.watched import Watched, WatchedCache
 
 
 @jax.tree_util.register_dataclass
@@ -132,6 +133,38 @@ def answer(
     return tokens, reads, dataclasses.replace(prefilled, cache=cache)
 
 
+def watch(
+    model: Decoder,
+    prefilled: Prefilled,
+    keys: PromptKeys,
+    answers: Int32[Array, "B N"],
+    needed: Int32[Array, "B N"],
+    pattern: Pattern,
+    new_tokens: int,
+) -> tuple[Bool[Array, "L B H"], Prefilled]:
+    """Which heads' selections held all that given answers needed, in teacher-forced decoding.
+
+    Args:
+      model: the decoder.
+      prefilled: prompts, as for `answer`.
+      keys: one random key a prompt.
+      answers: the right answers' tokens; after their end anything.
+      needed: the position of the prompt that each of these tokens stands at, -1 for none. The first
+        comes from prefill, so it is not counted.
+      pattern: one with a selection in decoding: Quest or SnapKV.
+      new_tokens: as when `prefilled` was made, at least N.
+
+    Returns:
+      (the paper's strict hit of every layer, prompt and head; the prefilled prompts again).
+    """
+    queries = prefilled.queries if pattern.window_queries else None
+    rest = dataclasses.replace(prefilled, cache=None, queries=None)
+    hits, cache = _watch(
+        model, prefilled.cache, rest, queries, keys, answers, needed, pattern, new_tokens
+    )
+    return hits, dataclasses.replace(prefilled, cache=cache)
+
+
 def reserve(
     model: Decoder,
     batch: int,
@@ -221,3 +254,32 @@ def _answer(
     state = DecodeState((adopted,), prefilled.memories, prefilled.positions, prefilled.last_token)
     tokens, reads, state = decode(model, prefilled.first, state, keys, stop, new_tokens, pattern)
     return tokens, reads, pattern.restore(cache, state.caches[0])
+
+
+@partial(jax.jit, static_argnames=("pattern", "new_tokens"), donate_argnames="cache")
+def _watch(
+    model: Decoder,
+    cache: Cache,
+    prefilled: Prefilled,
+    queries: Float[Array, "L B W H D"] | None,
+    keys: PromptKeys,
+    answers: Int32[Array, "B N"],
+    needed: Int32[Array, "B N"],
+    pattern: Pattern,
+    new_tokens: int,
+) -> tuple[Bool[Array, "L B H"], Cache]:
+    adopted = pattern.adopt(cache, queries, new_tokens, keys)
+    layers, batch, *_ = cache.k.shape
+    by_layer = lambda a: jnp.broadcast_to(a, (layers, *a.shape))  # noqa: E731
+    # A step reads one token and gives the next: the first step needs what the second stands at.
+    watched = WatchedCache(adopted, by_layer(needed[:, 1:]), by_layer(prefilled.positions))
+    state = DecodeState((watched,), prefilled.memories, prefilled.positions, prefilled.last_token)
+    all_hit = jnp.ones((layers, batch, model.config.num_heads), bool)
+
+    def advance(carry, token):
+        state, hits = carry
+        _, state, reads = model.decode(token[:, None], state, Watched(pattern), keys)
+        return (state, hits & reads.hits), None
+
+    (state, hits), _ = jax.lax.scan(advance, (state, all_hit), answers[:, :-1].T)
+    return hits, pattern.restore(cache, state.caches[0].cache)

@@ -103,7 +103,9 @@ class Runner:
                 )
                 tokens = np.asarray(tokens)
                 decode_seconds = time.perf_counter() - started
-                entries = np.stack([*prefilled.reads, *reads], axis=1)
+                entries = np.stack(
+                    [prefilled.reads.read, prefilled.reads.visible, reads.read, reads.visible], 1
+                )
                 yield Answers(
                     place, tokens, entries, prefill_seconds, decode_seconds, compiling or first
                 )

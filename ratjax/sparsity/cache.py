@@ -45,6 +45,11 @@ class KVCache:
         slots = k.shape[1] + new_tokens
         return cls(k=pad_slots(k, slots), v=pad_slots(v, slots), lengths=lengths)
 
+    @property
+    def context(self) -> Int32[Array, "*any B"]:
+        """Tokens so far, those that are no longer held included."""
+        return self.lengths
+
     def rewound(self, used: "KVCache") -> "KVCache":
         """This cache in the storage of `used`, which decoding has since written into.
 

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, PyTree
+from jaxtyping import Array, Bool, Float, Float32, PyTree
 
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 
@@ -18,10 +18,14 @@ class Reads(NamedTuple):
     `read / visible` is the fraction of entries read. `visible` counts what dense causal
     attention would have read: for a decode step the whole context so far, including what a
     compressed cache has discarded.
+
+    `hits` is there where a selection is watched (`ratjax.sparsity.watched`): whether each head's
+    holds the position that this decode step needs.
     """
 
     read: Float32[Array, " B"]
     visible: Float32[Array, " B"]
+    hits: Bool[Array, "*layers B H"] | None = None
 
 
 def causal_pairs(lengths: Lengths) -> Float32[Array, " B"]:

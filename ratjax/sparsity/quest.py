@@ -163,6 +163,17 @@ class Quest(Dense):
         )
         return out, ids
 
+    def holds(
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: PagedCache,
+        position: Int32[Array, " B"],
+        keys: PromptKeys | None = None,
+    ) -> Bool[Array, "B H"]:
+        """Whether the pages that each head reads at this step hold a position."""
+        page = (position // self.page_size)[:, None, None]
+        return (self.select(q, cache, keys) == page).any(-1)
+
     def decode(
         self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:

@@ -12,7 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from ratjax.errors import ConfigError, check_choice, check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
@@ -203,7 +203,18 @@ class SnapKV(Dense):
             jnp.minimum(lengths, self.capacity),
             new_tokens,
         )
-        return SnapKVCache(kept.k, kept.v, kept.lengths, lengths - kept.lengths)
+        return SnapKVCache(kept.k, kept.v, kept.lengths, lengths - kept.lengths, positions)
+
+    def holds(
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: "SnapKVCache",
+        position: Int32[Array, " B"],
+        keys: PromptKeys | None = None,
+    ) -> Bool[Array, "B H"]:
+        """Whether each head can read a position of the prompt."""
+        held = (cache.positions == position[:, None, None]).any(-1)
+        return jnp.repeat(held, q.shape[2] // held.shape[1], axis=1)
 
     def decode(
         self,
@@ -218,10 +229,20 @@ class SnapKV(Dense):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SnapKVCache(KVCache):
-    """What was kept; `discarded` counts the prompt's tokens that were not."""
+    """What was kept of a prompt.
+
+    Attributes:
+      discarded: how many of its tokens were not.
+      positions: which were, by key/value head; -1 where a prompt has fewer than the capacity.
+    """
 
     discarded: Int32[Array, "*any B"]
+    positions: Int32[Array, "*any B G C"]
+
+    @property
+    def context(self) -> Int32[Array, "*any B"]:
+        return self.lengths + self.discarded
 
     def layer(self, index: Int[Array, ""]) -> "SnapKVCache":
-        lengths, discarded = self.lengths[index], self.discarded[index]
-        return dataclasses.replace(self, lengths=lengths, discarded=discarded, at=index)
+        small = {name: getattr(self, name)[index] for name in ("lengths", "discarded", "positions")}
+        return dataclasses.replace(self, **small, at=index)

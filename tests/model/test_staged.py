@@ -1,5 +1,6 @@
 """One prefill, many answers: the same as `generate` under every pattern, in one cache's storage."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def answer(model, prefilled, pattern, stop=-1):
     return staged.answer(model, prefilled, keys, jnp.int32(stop), pattern, NEW)
 
 
-def expected(model, tokens, pattern, **options):
+def expected_of(model, tokens, pattern, **options):
     return generation.generate(
         model, tokens, LENGTHS, NEW, pattern, seed=SEED, width=WIDTH, **options
     )
@@ -68,21 +69,21 @@ def test_one_prefill_serves_every_pattern_in_any_order(model, tokens, rows):
     # Twice round, so that each also follows those that wrote behind the prompts after it.
     for pattern in (*SHARING, *SHARING[::-1]):
         found = answer(model, prefilled, pattern)
-        same(found, prefilled, expected(model, tokens, pattern))
+        same(found, prefilled, expected_of(model, tokens, pattern))
         prefilled = found[2]
 
 
 @pytest.mark.parametrize("pattern", OTHERS, ids=str)
 def test_patterns_with_a_prefill_of_their_own(model, tokens, pattern):
     prefilled = read(model, tokens, [pattern], 2)
-    want = expected(model, tokens, pattern)
+    want = expected_of(model, tokens, pattern)
     same(answer(model, prefilled, pattern), prefilled, want)
     stop = int(want.tokens[0, 3])
     prefilled = read(model, tokens, [pattern], 2)
     same(
         answer(model, prefilled, pattern, stop),
         prefilled,
-        expected(model, tokens, pattern, stop_token=stop),
+        expected_of(model, tokens, pattern, stop_token=stop),
     )
 
 
@@ -120,3 +121,59 @@ def test_storage_of_another_shape_is_freed(model, tokens):
 def test_rows_must_divide_the_batch(model, tokens):
     with pytest.raises(ValueError, match="rows=3"):
         read(model, tokens, SHARING, 3)
+
+
+PAGES_READ = []
+
+
+class Recording(quest.Quest):
+    """Quest that notes the pages that every decode step read in every layer."""
+
+    def read(self, q, cache, keys=None):
+        out, ids = super().read(q, cache, keys)
+        PAGES_READ.append(np.asarray(ids))
+        return out, ids
+
+
+def test_hits_are_those_of_the_pages_that_were_read(model, tokens):
+    steps = 4
+    answers = sequences(model.config.vocab_size)[:, -steps:]
+    answers = jnp.asarray(np.concatenate([answers, answers[:1]]))
+    # The prompts hold 37, 16, 5 and 24 tokens; what the first token needs does not count.
+    needed = jnp.array([[9, 3, 3, 3], [9, 2, 9, -1], [-1, -1, 4, -1], [9, 9, 22, 10]], jnp.int32)
+    pattern = quest.Quest(4, 3)
+    prefilled = read(model, tokens, [pattern], 2)
+    keys = generation.prompt_keys(np.arange(BATCH), SEED)
+    hits, prefilled = staged.watch(model, prefilled, keys, answers, needed, pattern, NEW)
+    assert hits.shape == (2, BATCH, 4)
+
+    PAGES_READ.clear()
+    lengths = jnp.asarray(LENGTHS)
+    _, state, _ = model.prefill(jnp.asarray(tokens), lengths, pattern, NEW, keys)
+    with jax.disable_jit():
+        for step in range(steps - 1):
+            recording = Recording(4, 3)
+            _, state, _ = model.decode(answers[:, step : step + 1], state, recording, keys)
+    ids = np.stack(PAGES_READ).reshape(steps - 1, 2, BATCH, 4, 3)
+    wanted = np.asarray(needed)[:, 1:].T[:, None, :, None, None]
+    expected = ((ids == wanted // 4).any(-1) | (wanted < 0)[..., 0]).all(0)
+    np.testing.assert_array_equal(hits, expected)
+    assert 0 < expected.mean() < 1
+    same(answer(model, prefilled, pattern), prefilled, expected_of(model, tokens, pattern))
+
+
+def test_hits_of_what_was_kept(model, tokens):
+    pattern = snapkv.SnapKV(6, 12)
+    prefilled = read(model, tokens, [pattern], 2)
+    keys = generation.prompt_keys(np.arange(BATCH), SEED)
+    cache = pattern.adopt(prefilled.cache, prefilled.queries, NEW, keys)
+    kept = np.asarray(cache.positions)  # [L, B, G, C]
+    answers = jnp.ones((BATCH, 3), jnp.int32)
+    found = []
+    for position in range(37):
+        needed = jnp.full((BATCH, 3), position, jnp.int32).at[:, 0].set(0)
+        hits, prefilled = staged.watch(model, prefilled, keys, answers, needed, pattern, NEW)
+        held = (kept == position).any(-1).repeat(2, axis=-1)  # two query heads read each
+        np.testing.assert_array_equal(hits, held)
+        found.append(held)
+    assert (np.sum(found, axis=0)[:, 0] == 12).all()
