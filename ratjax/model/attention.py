@@ -26,7 +26,7 @@ from ratjax.shapes import (
     Residual,
     Values,
 )
-from ratjax.sharding import attend_by_heads, out_sharding
+from ratjax.sharding import attend_by_heads, mean_over_heads, out_sharding, serve_by_heads
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
 
 MemoryState = tuple[HeadState, HeadState]
@@ -127,8 +127,13 @@ class Attention(nnx.Module):
         """Prompts padded on the right to one length; the cache has room for `new_tokens`."""
         valid = jnp.arange(x.shape[1]) < lengths[:, None]
         q, k, v, state = self.states(x, valid=valid)
-        attended, reads = pattern.attend(q, k, v, lengths, keys)
-        cache = pattern.compress(q, k, v, lengths, new_tokens, keys)
+
+        def serve(_, q, k, v, lengths, keys):
+            attended, reads = pattern.attend(q, k, v, lengths, keys)
+            cache = pattern.compress(q, k, v, lengths, new_tokens, keys)
+            return (), (attended, cache, jax.tree.map(mean_over_heads, reads))
+
+        _, (attended, cache, reads) = serve_by_heads(serve, (), q, k, v, lengths, keys)
         return self.output(x, attended), cache, state, reads
 
     def decode(
@@ -146,6 +151,11 @@ class Attention(nnx.Module):
         if self.memory is not None:
             (k, v), state = self.memory.step(x, k, v, state)
         q, k = self.rotate(q, k, positions[:, None])
-        cache = cache.append(layer, k, v)
-        attended, reads = pattern.decode(q, cache.layer(layer), keys)
+
+        def serve(cache, layer, q, k, v, keys):
+            cache = cache.append(layer, k, v)
+            attended, reads = pattern.decode(q, cache.layer(layer), keys)
+            return cache, (attended, jax.tree.map(mean_over_heads, reads))
+
+        cache, (attended, reads) = serve_by_heads(serve, cache, layer, q, k, v, keys)
         return self.output(x, attended), cache, state, reads

@@ -6,7 +6,7 @@ cut, JAX refuses what it cannot infer, and nothing is left to a heuristic. Witho
 function here leaves arrays as they are, so that one device runs the program of one device.
 """
 
-from ratjax.sharding.heads import attend_by_heads
+from ratjax.sharding.heads import attend_by_heads, mean_over_heads, serve_by_heads
 from ratjax.sharding.lookup import look_up
 from ratjax.sharding.mesh import active_mesh, first_device, make_mesh, on_mesh, sizes_of
 from ratjax.sharding.place import (
@@ -15,6 +15,7 @@ from ratjax.sharding.place import (
     keep_no_gathers,
     manual,
     out_sharding,
+    pick,
     split_batch,
 )
 from ratjax.sharding.recurrence import sharded_decay_scan
@@ -31,8 +32,11 @@ __all__ = [
     "look_up",
     "make_mesh",
     "manual",
+    "mean_over_heads",
     "on_mesh",
     "out_sharding",
+    "pick",
+    "serve_by_heads",
     "sharded_decay_scan",
     "sharding",
     "sizes_of",

@@ -10,13 +10,16 @@ whole, and each device takes those that its query heads read.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+from jaxtyping import Array, Float32
 
 from ratjax.shapes import Keys, Queries, Values
 from ratjax.sharding.mesh import active_mesh
-from ratjax.sharding.place import manual
+from ratjax.sharding.place import Axes, manual
 
 _QUERIES = ("batch", "time", "heads", "head_dim")
 _KEYS = ("batch", "time", "kv_heads", "head_dim")
@@ -48,6 +51,67 @@ def attend_by_heads(
 
     # Every array is cut along every axis of the mesh: there is nothing for JAX to follow.
     return manual(local, (_QUERIES, _KEYS, _KEYS), _QUERIES, check_vma=False)(q, k, v)
+
+
+def serve_by_heads(function: Callable, stacks: Any, *others: Any) -> tuple[Any, Any]:
+    """`function(stacks, *others)` of caches and prompts, wherever their arrays lie.
+
+    Each device serves its own prompts with its own heads, whole prompts and whole caches.
+
+    Args:
+      function: treats prompts, and key/value heads with their query heads, each on their own;
+        returns (stacks, others).
+      stacks: arrays [layers, B, ...]: caches of a run of layers.
+      *others: arrays [B, ...] and scalars. In both, axes are, after the layers,
+        [B, positions, heads, head_dim], [B, heads, positions] or [B, positions].
+
+    Returns:
+      What `function` does, with the same axes.
+    """
+    if active_mesh() is None:
+        return function(stacks, *others)
+    given = jax.tree.structure((stacks, others))
+    made = None
+
+    def local(*leaves):
+        nonlocal made
+        stacks, others = jax.tree.unflatten(given, leaves)
+        out = function(stacks, *others)
+        made = jax.tree.structure(out)
+        return tuple(map(jax.tree.leaves, out))
+
+    leaves = jax.tree.leaves((stacks, others))
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # shapes alone, of whole arrays
+        shapes = jax.eval_shape(local, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves))
+    serve = manual(
+        lambda *leaves: tuple(x for part in local(*leaves) for x in part),
+        tuple(_axes_of(stacks, others)),
+        _axes_of(*shapes),
+        check_vma=False,  # what is equal along an axis of the mesh was made of what is equal there
+    )
+    return jax.tree.unflatten(made, serve(*leaves))
+
+
+def mean_over_heads(average: Float32[Array, "*any"]) -> Float32[Array, "*any"]:
+    """An average over this device's query heads, averaged over those of all devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return average if mesh.empty else jax.lax.pmean(average, "tensor")
+
+
+def _axes_of(stacks: Any, others: Any) -> list[Axes]:
+    """The logical axes of every leaf, in order."""
+    stacked = [("layers", *_axes(x.ndim - 1)) for x in jax.tree.leaves(stacks)]
+    return stacked + [_axes(x.ndim) for x in jax.tree.leaves(others)]
+
+
+def _axes(dimensions: int) -> Axes:
+    return {
+        0: (),
+        1: ("batch",),
+        2: ("batch", None),
+        3: ("batch", "heads", None),
+        4: ("batch", None, "heads", "head_dim"),
+    }[dimensions]
 
 
 def _whole(x):

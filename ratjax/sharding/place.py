@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Int32
 
 from ratjax.sharding.mesh import active_mesh
 from ratjax.sharding.table import RULES, spec
@@ -52,6 +53,8 @@ def manual(
 ) -> Callable:
     """`jax.shard_map` by logical axes: `function` sees each device's part.
 
+    Arrays that lie elsewhere are moved first.
+
     Args:
       function: of arrays.
       in_axes: logical axes of each of them.
@@ -60,12 +63,14 @@ def manual(
         kernels, and need not where every array is cut along every axis of the mesh.
     """
     several = isinstance(out_axes, list)
-    return jax.shard_map(
+    in_specs = tuple(spec(*axes) for axes in in_axes)
+    mapped = jax.shard_map(
         function,
-        in_specs=tuple(spec(*axes) for axes in in_axes),
+        in_specs=in_specs,
         out_specs=tuple(spec(*axes) for axes in out_axes) if several else spec(*out_axes),
         check_vma=check_vma,
     )
+    return lambda *arrays: mapped(*map(jax.sharding.reshard, arrays, in_specs))
 
 
 def split_batch(array: Array, parts: int) -> Array:
@@ -77,3 +82,16 @@ def split_batch(array: Array, parts: int) -> Array:
     if active_mesh() is None:
         return split(array)
     return manual(split, (("batch", "time"),), (None, "batch", "time"))(array)
+
+
+def pick(array: Array, positions: Int32[Array, " B"]) -> Array:
+    """[B, T, ...] at each sequence's own position: [B, 1, ...]."""
+
+    def take(array, positions):
+        index = jnp.expand_dims(positions, range(1, array.ndim))
+        return jnp.take_along_axis(array, index, axis=1)
+
+    if active_mesh() is None:
+        return take(array, positions)
+    axes = ("batch", *(None,) * (array.ndim - 1))
+    return manual(take, (axes, ("batch",)), axes)(array, positions)
