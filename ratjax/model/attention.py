@@ -131,7 +131,7 @@ class Attention(nnx.Module):
         def serve(_, q, k, v, lengths, keys):
             attended, reads = pattern.attend(q, k, v, lengths, keys)
             cache = pattern.compress(q, k, v, lengths, new_tokens, keys)
-            return (), (attended, cache, jax.tree.map(mean_over_heads, reads))
+            return (), (attended, cache, averaged(reads))
 
         _, (attended, cache, reads) = serve_by_heads(serve, (), q, k, v, lengths, keys)
         return self.output(x, attended), cache, state, reads
@@ -155,7 +155,13 @@ class Attention(nnx.Module):
         def serve(cache, layer, q, k, v, keys):
             cache = cache.append(layer, k, v)
             attended, reads = pattern.decode(q, cache.layer(layer), keys)
-            return cache, (attended, jax.tree.map(mean_over_heads, reads))
+            return cache, (attended, averaged(reads))
 
         cache, (attended, reads) = serve_by_heads(serve, cache, layer, q, k, v, keys)
         return self.output(x, attended), cache, state, reads
+
+
+def averaged(reads: Reads) -> Reads:
+    """Entries read, averaged over the query heads of all devices; hits stay with their heads."""
+    means = (mean_over_heads(count) for count in (reads.read, reads.visible))
+    return Reads(*means, reads.hits)
