@@ -16,7 +16,7 @@ from ratjax_kernels import (
     quest_decode,
 )
 from ratjax_kernels.dense_decode import pallas_tpu as dense_tpu
-from ratjax_kernels.paged_decode import pallas_bounds
+from ratjax_kernels.paged_decode import pallas_bounds, pallas_kernels, pallas_select
 from ratjax_kernels.paged_decode import pallas_tpu as paged_tpu
 from ratjax_kernels.selection import select_pages
 from tests.kernels import oracle
@@ -30,6 +30,8 @@ TPU = {"implementation": "pallas_tpu"}
 def small_tiles(monkeypatch):
     """Several tiles in short caches."""
     monkeypatch.setattr(paged_tpu, "_SLOTS", 32)
+    for module in (paged_tpu, pallas_kernels):
+        monkeypatch.setattr(module, "LANES", 4)  # lists over several registers
     monkeypatch.setattr(dense_tpu, "_SLOTS", 16)
     monkeypatch.setattr(dense_tpu, "_HEADS", 2)
     monkeypatch.setattr(pallas_bounds, "_SLOTS", 16)
@@ -65,28 +67,29 @@ def wide(*arrays):
 
 
 # Lists a query head or a key/value head, pages that are whole registers and that are not, one
-# page that is longer than the cache; some pages are listed twice, some entries list none.
+# page that is longer than the cache, one sequence for two cores; some pages are listed twice, some
+# entries list none.
 @pytest.mark.parametrize(
-    "slots,heads,kv_heads,lists,channels,page_size,listed,dtype",
+    "batch,slots,heads,kv_heads,lists,channels,page_size,listed,dtype",
     [
-        (64, 2, 2, 2, 128, 16, 5, jnp.float32),
-        (96, 6, 2, 6, 24, 16, 3, jnp.bfloat16),
-        (80, 4, 2, 2, 40, 5, 7, jnp.float32),
-        (13, 2, 1, 2, 16, 16, 2, jnp.float32),
+        (3, 64, 2, 2, 2, 128, 16, 5, jnp.float32),
+        (3, 96, 6, 2, 6, 24, 16, 3, jnp.bfloat16),
+        (1, 80, 4, 2, 2, 40, 5, 7, jnp.float32),
+        (3, 13, 2, 1, 2, 16, 16, 2, jnp.float32),
     ],
 )
 def test_paged_decode_reads_the_listed_pages(
-    slots, heads, kv_heads, lists, channels, page_size, listed, dtype
+    batch, slots, heads, kv_heads, lists, channels, page_size, listed, dtype
 ):
-    q, k, v, lengths = inputs(slots, heads, kv_heads, channels, dtype)
+    q, k, v, lengths = inputs(slots, heads, kv_heads, channels, dtype, batch)
     pages = -(-slots // page_size)
-    ids = np.random.default_rng(0).integers(-1, pages, (3, lists, listed)).astype(np.int32)
+    ids = np.random.default_rng(0).integers(-1, pages, (batch, lists, listed)).astype(np.int32)
     ids[0, 0] = -1  # nothing at all
     want = paged_decode(*wide(q, k, v), lengths, jnp.asarray(ids), page_size, "reference")
     plain = paged_decode(q, k, v, lengths, jnp.asarray(ids), page_size, "xla")
     page = np.arange(slots) // page_size
     per_head = np.repeat(ids, heads // lists, axis=1)
-    grouped = per_head.reshape(3, kv_heads, -1)
+    grouped = per_head.reshape(batch, kv_heads, -1)
     read = (grouped[:, None] == page[None, :, None, None]).any(axis=-1)  # [B, S, G]
     read &= filled(k, lengths)[:, :, None]
     k, v = layered(*(oracle.poisoned(x, read) for x in (k, v)))
@@ -95,7 +98,7 @@ def test_paged_decode_reads_the_listed_pages(
     assert have.dtype == dtype
     assert_rounded_like(have, plain, want)
     assert not np.asarray(have[0, 0, 0]).any()
-    assert not np.asarray(have[2]).any()  # an empty cache, all of it NaN
+    assert not np.asarray(have[2:]).any()  # an empty cache, all of it NaN
 
 
 def test_quest_decode_is_its_three_steps():
@@ -115,6 +118,27 @@ def test_quest_decode_is_its_three_steps():
     assert (np.diff(np.sort(np.asarray(scores)[0, 0, :7])) == 0).any()  # there are ties
     want = paged_decode(q, jnp.nan_to_num(k), jnp.nan_to_num(v), lengths, ids, 8, "reference")
     np.testing.assert_allclose(have, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("forced,pages", [((True, True), 40), ((False, False), 3)])
+def test_choice_of_pages(forced, pages):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 4, (4, 5, 250)).astype(np.float32)  # many ties
+    scores[1, 1] = -0.0
+    scores[1, 1, 3] = 0.0
+    scores[0, 2, 5:9] = [np.inf, 3.4e38, np.finfo(np.float32).max, -np.inf]
+    lengths = jnp.asarray([4000, 1300, 17, 0], jnp.int32)
+
+    def choose(scores, lengths):
+        return pallas_select.select(scores, lengths, 16, pages, *forced)
+
+    have = interpreted(choose, jnp.asarray(scores), lengths)
+    first, current = forced
+    want = select_pages(
+        jnp.asarray(scores), lengths, page_size=16, pages=pages,
+        force_first=first, force_current=current,
+    )  # fmt: skip
+    np.testing.assert_array_equal(have, want)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -151,7 +175,7 @@ def test_dense_decode_reads_the_filled_slots(slots, heads, kv_heads, channels, d
     have = interpreted(run, q, k, v, lengths)
     assert have.dtype == dtype
     assert_rounded_like(have, plain, want)
-    assert not np.asarray(have[2]).any()  # an empty cache, all of it NaN
+    assert not np.asarray(have[2:]).any()  # an empty cache, all of it NaN
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

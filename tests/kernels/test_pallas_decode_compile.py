@@ -4,7 +4,9 @@ from tests.kernels.pallas_devices import compiled, compiles_for_tpus
 
 ALONE = """
     from functools import partial
-    from ratjax_kernels import append, dense_decode, page_bounds, page_scores, paged_decode
+    from ratjax_kernels import (
+        append, dense_decode, page_bounds, page_scores, paged_decode, quest_decode,
+    )
 
     tpu = dict(implementation="pallas_tpu")
 
@@ -20,6 +22,10 @@ ALONE = """
     def paged(q, k, v, lengths, ids, layer, page):
         k, v = slots_first(k), slots_first(v)
         return paged_decode(q, k, v, lengths, ids, page, layer=layer, **tpu)
+
+    def quest(q, k, v, low, high, lengths, layer, page, pages):
+        k, v, *sides = map(slots_first, (k, v, low, high))
+        return quest_decode(q, k, v, lengths, *sides, page, pages, layer=layer, **tpu)
 
     def dense(q, k, v, lengths, layer, *mask):
         k, v = slots_first(k), slots_first(v)
@@ -44,6 +50,8 @@ ALONE = """
         report(partial(paged, page=page), q, cache, cache, lengths, ids, layer)
         report(dense, q, cache, cache, lengths, layer)
         report(dense, q, cache, cache, lengths, layer, array(batch, slots, dtype=jnp.bool))
+        choosing = partial(quest, page=page, pages=pages)
+        report(choosing, q, cache, cache, side, side, lengths, layer)
         grow_page = partial(grow, page=page)
         donated = dict(donate_argnums=(0, 1, 2, 3))
         report(grow_page, cache, cache, side, side, lengths, new, layer, **donated)
@@ -59,10 +67,10 @@ ALONE = """
 @compiles_for_tpus
 def test_each_kernel_compiles(chip):
     reports = compiled(chip, ALONE)
-    assert [kernels for kernels, _ in reports] == [1] * 36
+    assert [kernels for kernels, _ in reports] == [1, 1, 1, 1, 1, 3, 1] * 6
     # Lists and masks are made anew, never anything like the cache. (Where a program begins, XLA
     # has narrow heads in another order.)
-    assert max(temporary for _, temporary in reports[:-6]) < 4 * 2**20
+    assert max(temporary for _, temporary in reports[:-7]) < 4 * 2**20
 
 
 SPREAD = """
@@ -98,7 +106,7 @@ SPREAD = """
 def test_heads_spread_over_chips(chip):
     """A shard of the heads a chip, as tensor parallelism splits them; two of eight KV heads."""
     ((kernels, temporary),) = compiled(chip, SPREAD)
-    assert kernels == 4  # append, scores, paged, dense
+    assert kernels == 5  # append, scores, selection, paged, dense
     assert temporary < 4 * 2**20
 
 
@@ -140,6 +148,6 @@ def test_a_decode_loop_moves_no_cache(chip):
     A copy inside the loop, in whatever order, would need memory of its own.
     """
     ((kernels, temporary),) = compiled(chip, LOOP)
-    assert kernels == 4  # bounds, then append, scores, paged in the loop
+    assert kernels == 5  # bounds, then append, scores, selection, paged in the loop
     cache = 2 * 4 * 2 * 8192 * 8 * 128 * 2
     assert temporary < 1.1 * cache  # the bounds take a 64th more

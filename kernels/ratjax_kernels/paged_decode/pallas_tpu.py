@@ -22,9 +22,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ratjax_kernels.batching import merge_vmap
 from ratjax_kernels.layers import as_stack, merge_layers
-from ratjax_kernels.paged_decode import pallas_bounds, pallas_kernels
+from ratjax_kernels.paged_decode import pallas_bounds, pallas_kernels, pallas_select
 from ratjax_kernels.pallas_call import LANES, Kernel, dtype_problem, pad_to, rows_of_tile
-from ratjax_kernels.selection import select_pages
 
 # Slots and pages of a tile; tiles that are under way or attended to. A tile of 1024 slots is long
 # enough for its two products and one softmax, which wait for each other, to hide behind the copies.
@@ -112,17 +111,24 @@ def limits_of_quest_decode(
     _, k, v = jax.eval_shape(as_stack, layer, k, v)
     group = q.shape[2] // k.shape[3]
     listed = pages if group == 1 else min(group * pages, k_min.shape[-3])
-    return dtype_problem(k_min, k_max) or _problem(q, k, v, page_size, listed)
+    scores = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], k_min.shape[-3]), jnp.float32)
+    return (
+        dtype_problem(k_min, k_max)
+        or _problem(q, k, v, page_size, listed)
+        or pallas_select.kernel(scores, page_size, pages, force_first, force_current).problem()
+    )
 
 
 def quest_decode(
     q, k, v, lengths, k_min, k_max, page_size, pages, force_first, force_current, layer
 ):
     """See `ratjax_kernels.paged_decode.api`."""
-    ids = select_pages(
-        page_scores(q, k_min, k_max, layer), lengths, page_size=page_size, pages=pages,
-        force_first=force_first, force_current=force_current,
-    )  # fmt: skip
+
+    @merge_vmap
+    def select(scores, lengths):
+        return pallas_select.select(scores, lengths, page_size, pages, force_first, force_current)
+
+    ids = select(page_scores(q, k_min, k_max, layer), lengths)
     return paged_decode(q, k, v, lengths, ids, page_size, layer), ids
 
 
