@@ -20,6 +20,22 @@ from tests.kernels.devices import (
 )
 
 
+def use_tiles(monkeypatch, window, ring):
+    from ratjax_kernels.scan import triton as kernels
+
+    tile = {"COLS": 64, "WINDOW": window, "num_warps": 2}
+    tiles = {"ROWS": 8, **tile}, {"ROWS": 4, **tile, "AHEAD": 2}
+    monkeypatch.setattr(kernels, "tiles_of", lambda batch, channels: tiles)
+    monkeypatch.setattr(kernels, "_RING", ring)
+
+
+@pytest.fixture
+def quick_tiles(monkeypatch):
+    """Tall tiles are unrolled, which takes the interpreter long."""
+    if not ON_GPU:
+        use_tiles(monkeypatch, window=2, ring=256)
+
+
 @compiles_triton
 @pytest.mark.parametrize("shape", [(4, 4096, 32, 128), (1, 131072, 16, 128)], ids=str)
 def test_compiles_to_machine_code(shape, capability, capsys):
@@ -62,7 +78,11 @@ CASES = [
     (65, 1, 1, 8, jnp.bfloat16),
     (63, 1, 2, 40, jnp.float16),
 ]
-LARGE = [(4097, 2, 4, 128, dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)]
+LARGE = [
+    (4097, *rest, dtype)
+    for rest in ((2, 4, 128), (4, 20, 128))  # few and many channels: both kinds of tiles
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+]
 
 
 @runs_triton
@@ -70,7 +90,7 @@ LARGE = [(4097, 2, 4, 128, dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.f
     "length,batch,heads,channels,dtype",
     CASES + [pytest.param(*case, marks=needs_gpu) for case in LARGE],
 )
-def test_outputs_and_all_gradients(length, batch, heads, channels, dtype):
+def test_outputs_and_all_gradients(length, batch, heads, channels, dtype, quick_tiles):
     args = inputs(length, dtype, batch, heads, channels)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outputs_and_gradients("reference", *wide)
@@ -83,7 +103,7 @@ def test_outputs_and_all_gradients(length, batch, heads, channels, dtype):
 
 
 @runs_triton
-def test_saturated_gates_and_vmap():
+def test_saturated_gates_and_vmap(quick_tiles):
     (gates, k, v), state, _ = inputs(60, jnp.float32, 1, 1, 32)
     gates = gates.at[:, 20].set(jnp.inf).at[:, 30].set(-jnp.inf).at[:, 50:].set(jnp.inf)
 
@@ -105,19 +125,18 @@ def test_saturated_gates_and_vmap():
 
 
 @runs_triton
-@pytest.mark.parametrize("groups", [8, 16])
-def test_tiles_of_wide_models(groups, monkeypatch):
-    from ratjax_kernels.scan import triton as kernels
-
-    monkeypatch.setattr(kernels, "groups_of_tile", lambda batch, channels: groups)
-    args = inputs(700 if ON_GPU else 150, jnp.float32, 1, 1, 40)
+@pytest.mark.parametrize("window,ring", [(1, 1), (4, 8)])
+def test_chains_of_tiles(window, ring, monkeypatch):
+    """States passed from tile to tile and window to window, in rings that are used again."""
+    use_tiles(monkeypatch, window, ring)
+    args = inputs(5000 if ON_GPU else 90, jnp.float32, 2, 1, 80)
     want = outputs_and_gradients("reference", *args)
     for h, w in zip(outputs_and_gradients("triton", *args), want, strict=True):
         assert error(h, w) < 1e-6
 
 
 @runs_triton
-def test_under_shard_map_and_in_a_loop():
+def test_under_shard_map_and_in_a_loop(quick_tiles):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     arrays, _, _ = inputs(40, jnp.float32, 2, 1, 16)
 

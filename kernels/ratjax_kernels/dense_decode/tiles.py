@@ -20,6 +20,9 @@ from ratjax_kernels.triton_call import INTERPRETED
 # Triton's interpreter multiplies the bits of narrow numbers as if they were integers.
 _WIDEN = tl.constexpr(INTERPRETED)
 
+# Numbers of all heads' splits that a program of 4 warps can hold in registers.
+_MOST_AT_ONCE = tl.constexpr(8192)
+
 
 @triton.jit
 @no_type_check
@@ -77,11 +80,11 @@ def matrix_step(q, k, v, valid, top, total, mean, scale, PRECISION: tl.constexpr
 
 @triton.jit
 @no_type_check
-def _combine(
-    out_ptr, part_ptr, stats_ptr, head,
+def _read_splits(
+    part_ptr, stats_ptr, head,
     D: tl.constexpr, DP: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr,
 ):  # fmt: skip
-    """The splits of one head put together. Past the first-level cache: others wrote them."""
+    """What the splits of one head left. Past the first-level cache: others wrote them."""
     piece, channel = tl.arange(0, SP), tl.arange(0, DP)
     real, known = piece < SPLITS, channel < D
     at = head * SPLITS + piece
@@ -93,10 +96,18 @@ def _combine(
         other=0.0,
         cache_modifier=".cg",
     )
-    _, total, mean = vector_collapse(top, total, mean)
+    return top, total, mean
+
+
+@triton.jit
+@no_type_check
+def _write_head(out_ptr, head, splits, D: tl.constexpr, DP: tl.constexpr):
+    """The output of one head, put together from its `splits`."""
+    channel = tl.arange(0, DP)
+    _, total, mean = vector_collapse(splits[0], splits[1], splits[2])
     mean = mean / tl.where(total == 0, 1.0, total)[:, None]
     place = out_ptr + head * D + channel[None, :]
-    tl.store(place, mean.to(out_ptr.dtype.element_ty), mask=known[None, :])
+    tl.store(place, mean.to(out_ptr.dtype.element_ty), mask=(channel < D)[None, :])
 
 
 @triton.jit
@@ -123,5 +134,15 @@ def finish(
         tl.debug_barrier()
         arrived = tl.atomic_add(counter_ptr + group, 1, sem="acq_rel")
         if arrived == SPLITS - 1:
-            for r in range(R):
-                _combine(out_ptr, part_ptr, stats_ptr, first_head + r, D, DP, SPLITS, SP)
+            if R * SP * DP <= _MOST_AT_ONCE:
+                # All heads are on their way before the first is written: one wait instead of R.
+                heads = ()
+                for r in tl.static_range(R):
+                    splits = _read_splits(part_ptr, stats_ptr, first_head + r, D, DP, SPLITS, SP)
+                    heads = heads + (splits,)  # noqa: RUF005
+                for r in tl.static_range(R):
+                    _write_head(out_ptr, first_head + r, heads[r], D, DP)
+            else:
+                for r in range(R):
+                    splits = _read_splits(part_ptr, stats_ptr, first_head + r, D, DP, SPLITS, SP)
+                    _write_head(out_ptr, first_head + r, splits, D, DP)

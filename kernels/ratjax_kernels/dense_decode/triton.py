@@ -19,8 +19,10 @@ from ratjax_kernels.triton_call import (
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4}
 MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
-# Splits are at least this long, and no more of them than one program can put together at once.
+# Splits are not shorter than this, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
+# Where splits this long fill the device, shorter ones would only start and end more often.
+VECTOR_CHUNK, MATRIX_CHUNK = 1024, 2048
 # Programs a multiprocessor: several waves, so that the last one is short beside the rest.
 _WAVES = 16
 
@@ -30,10 +32,12 @@ def multiprocessors() -> int:
     return getattr(jax.devices()[0], "core_count", None) or 132
 
 
-def chunk_of_slots(rows: int, slots: int, tile: int) -> int:
+def chunk_of_slots(rows: int, slots: int, tile: int, long: int) -> int:
     """Slots of a split: enough splits to fill the device, none too short to pay for itself."""
     wanted = math.ceil(_WAVES * multiprocessors() / rows)
-    chunk = max(slots // max(wanted, 1), _LEAST_CHUNK, math.ceil(slots / _MOST_SPLITS))
+    one_wave = math.ceil(slots * rows / multiprocessors())
+    least = min(max(one_wave, _LEAST_CHUNK), long)
+    chunk = max(slots // max(wanted, 1), least, math.ceil(slots / _MOST_SPLITS))
     return min(math.ceil(chunk / tile), math.ceil(slots / tile)) * tile
 
 
@@ -75,7 +79,8 @@ def _launch(layer, k, v, q, lengths, mask):
     size = k.dtype.itemsize
     tuned = fitted(VECTOR, channels, size) if group == 1 else fitted(MATRIX, channels, size, 16)
     rows = batch * kv_heads
-    chunk = chunk_of_slots(rows, slots, tuned["N"])
+    long = VECTOR_CHUNK if group == 1 else MATRIX_CHUNK
+    chunk = chunk_of_slots(rows, slots, tuned["N"], long)
     splits = math.ceil(slots / chunk)
     constants = {
         "BATCH": batch,

@@ -1,18 +1,14 @@
 """The recurrence on CUDA: one pass over memory, forward and backward.
 
-The [T, C] plane of a sequence is cut into tiles of `GROUPS * RUN` positions by `COLS` channels, one
-program each. A thread walks along `RUN` consecutive positions, which costs two multiply-adds a
-number; only the groups' totals go through an associative scan, whose exchanges between threads
-cost several times that. The second walk finds its inputs in the cache.
+The [T, C] plane of a sequence is cut into tiles of ROWS positions by COLS channels, one program of
+one or two warps each. A thread walks down its own channels as if the state before the tile were
+zero, and keeps in registers, for each position, the state and the product of the gates so far:
+whatever state then turns out to enter is one multiply-add a number away. Threads exchange nothing,
+and all loads of a tile are on their way at once. Every element crosses the memory bus once each
+way; `triton_chain` says how the state gets from tile to tile.
 
-A tile then needs one number a channel: the state that leaves the tile before it. Programs are
-numbered with all channels of the first positions first and a GPU starts them in that order, so a
-program waits only for programs that already run. It waits on the state itself: state and "ready"
-mark share one 64-bit word, which is written and read whole, so no fence and no second round trip
-through the cache stand between neighbours. Every element crosses the memory bus once each way.
-
-Backward walks the tiles from the end the same way. It recomputes the states of its tile from the
-words that forward left behind (the state entering each tile), so forward keeps nothing else.
+Backward walks the tiles from the end. The states it needs it takes along from the one that entered
+the tile, which forward has left behind every SAVE positions where a gradient was wanted.
 
 `no_type_check` keeps import hooks that wrap functions away from what Triton reads as source.
 """
@@ -22,148 +18,119 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-# Positions of a run, channels and warps of a tile: the fastest of those measured on an H100.
-TILE = {"RUN": 4, "COLS": 32}
-WARPS = 4
+from ratjax_kernels.scan.triton_chain import hand_on
+from ratjax_kernels.triton_call import INTERPRETED
 
-
-@triton.jit
-@no_type_check
-def _compose(a_1, k_1, v_1, a_2, k_2, v_2):
-    return a_2 * a_1, a_2 * k_1 + k_2, a_2 * v_1 + v_2
+_PRECISE = tl.constexpr(INTERPRETED)  # the interpreter knows no machine instructions
 
 
 @triton.jit
 @no_type_check
 def _weights(gate):
-    # One exponential for s(x) and s(-x); exact at both infinities.
-    e = tl.exp(-tl.abs(gate))
-    r = 1.0 / (1.0 + e)
-    return tl.where(gate >= 0, r, e * r), tl.where(gate >= 0, e * r, r)
+    """s(x) and s(-x); exact at both infinities.
+
+    What is taken in, s(-x), keeps its relative precision. What is kept is its complement, which is
+    off by at most half a unit in the last place of one: no more than rounding the state costs.
+    """
+    x = gate.to(tl.float32) * 1.4426950408889634
+    if _PRECISE:
+        take = 1.0 / (1.0 + tl.exp2(x))
+    else:
+        # The machine's own instructions: Triton's exponential and division spend several more
+        # on denormals, which adding one swallows. The relative error stays near 2^-22.
+        e = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+        take = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + e], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return 1.0 - take, take
 
 
 @triton.jit
 @no_type_check
-def _load(ptr, offset, inside, fill: tl.constexpr):
-    return tl.load(ptr + offset, mask=inside, other=fill).to(tl.float32)
+def _load(at, inside, fill: tl.constexpr, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(at)
+    return tl.load(at, mask=inside, other=fill)
 
 
 @triton.jit
 @no_type_check
-def _shifted(total, group, STEP: tl.constexpr, GROUPS: tl.constexpr, fill: tl.constexpr):
-    """Row i becomes row i + STEP of `total` [GROUPS, COLS]; rows from outside are `fill`."""
-    source = group + STEP
-    index = tl.minimum(tl.maximum(source, 0), GROUPS - 1)[:, None]
-    moved = tl.gather(total, tl.broadcast_to(index, total.shape), axis=0)
-    return tl.where(((source >= 0) & (source < GROUPS))[:, None], moved, fill)
+def _load_row(gate_ptr, x_ptr, y_ptr, at, inside, EVEN: tl.constexpr):
+    """Gate and two more, as they lie; outside, what keeps the state: gate one, nothing taken in."""
+    gate = _load(gate_ptr + at, inside, float("inf"), EVEN)
+    return gate, _load(x_ptr + at, inside, 0.0, EVEN), _load(y_ptr + at, inside, 0.0, EVEN)
 
 
 @triton.jit
 @no_type_check
-def _row(total, group, at: tl.constexpr):
-    """Row `at` of `total` [GROUPS, COLS]."""
-    return tl.sum(tl.where((group == at)[:, None], total, 0.0), axis=0)
-
-
-@triton.jit
-@no_type_check
-def _post(words, at, value):
-    bits = value.to(tl.int32, bitcast=True).to(tl.int64)
-    tl.store(words + at, (bits << 32) | 1)
-
-
-@triton.jit
-@no_type_check
-def _value(word):
-    return (word >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-@no_type_check
-def _wait(words, k_at, v_at):
-    # COLS words, one a lane: every warp loads all of them and leaves the loop on what it saw
-    # itself. More columns than lanes would spread a word's copies over warps that test only some.
-    k_word = tl.load(words + k_at, volatile=True)
-    v_word = tl.load(words + v_at, volatile=True)
-    while tl.min(k_word & v_word & 1) == 0:
-        k_word = tl.load(words + k_at, volatile=True)
-        v_word = tl.load(words + v_at, volatile=True)
-    return _value(k_word), _value(v_word)
+def _store(at, value, inside, EVEN: tl.constexpr):
+    value = value.to(at.dtype.element_ty)
+    if EVEN:
+        tl.store(at, value)
+    else:
+        tl.store(at, value, mask=inside)
 
 
 @triton.jit
 @no_type_check
 def forward_kernel(
     gate_ptr, k_ptr, v_ptr, k_0_ptr, v_0_ptr,
-    k_mem_ptr, v_mem_ptr, k_last_ptr, v_last_ptr, words_ptr,
+    k_mem_ptr, v_mem_ptr, k_last_ptr, v_last_ptr, states_ptr, words_ptr, totals_ptr, done_ptr,
     LENGTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr,
-    GROUPS: tl.constexpr, RUN: tl.constexpr, COLS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
+    SLOTS: tl.constexpr, RING: tl.constexpr, SAVE: tl.constexpr, SAVES: tl.constexpr,
 ):  # fmt: skip
-    ROWS: tl.constexpr = GROUPS * RUN
     column_tiles: tl.constexpr = (CHANNELS + COLS - 1) // COLS
     row_tiles: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
+    EVEN: tl.constexpr = LENGTH % ROWS == 0 and CHANNELS % COLS == 0
     tile, lane = tl.program_id(0) // LANES, tl.program_id(0) % LANES
     batch = (lane // column_tiles).to(tl.int64)
-    group = tl.arange(0, GROUPS)
-    at = (tile * ROWS + group * RUN)[:, None]
     column = (lane % column_tiles) * COLS + tl.arange(0, COLS)
     known = column < CHANNELS
     # 64-bit arithmetic once a program, 32-bit within its tile.
     origin = (batch * LENGTH + tile * ROWS) * CHANNELS
-    offset = (group * RUN)[:, None] * CHANNELS + column[None, :]
-    gate_ptr += origin
-    k_ptr += origin
-    v_ptr += origin
-    k_mem_ptr += origin
-    v_mem_ptr += origin
 
-    kept = tl.full((GROUPS, COLS), 1.0, tl.float32)
-    k_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    v_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    for r in tl.static_range(RUN):
-        # Positions past the end keep the state: gate one, nothing taken in.
-        inside = (at + r < LENGTH) & known[None, :]
-        keep, take = _weights(_load(gate_ptr, offset + r * CHANNELS, inside, float("inf")))
+    kept = tl.full((COLS,), 1.0, tl.float32)
+    k_sum = tl.zeros((COLS,), tl.float32)
+    v_sum = tl.zeros((COLS,), tl.float32)
+    held = ()
+    for r in tl.static_range(ROWS):
+        inside = (tile * ROWS + r < LENGTH) & known
+        at = origin + r * CHANNELS + column
+        gate, k, v = _load_row(gate_ptr, k_ptr, v_ptr, at, inside, EVEN)
+        keep, take = _weights(gate)
+        k, v = k.to(tl.float32), v.to(tl.float32)
         kept *= keep
-        k_sum = keep * k_sum + take * _load(k_ptr, offset + r * CHANNELS, inside, 0.0)
-        v_sum = keep * v_sum + take * _load(v_ptr, offset + r * CHANNELS, inside, 0.0)
-    kept, k_sum, v_sum = tl.associative_scan((kept, k_sum, v_sum), 0, _compose)
+        k_sum = keep * k_sum + take * k
+        v_sum = keep * v_sum + take * v
+        held = held + ((kept, k_sum, v_sum),)  # noqa: RUF005
 
-    words = words_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
-    plane: tl.constexpr = column_tiles * COLS
-    # [batch, row tile, keys or values, channel]
-    post_at = ((batch * row_tiles + tile) * 2) * plane + column
     state_at = batch * CHANNELS + column
-    kept_all = _row(kept, group, GROUPS - 1)
-    k_all = _row(k_sum, group, GROUPS - 1)
-    v_all = _row(v_sum, group, GROUPS - 1)
-    kept = _shifted(kept, group, -1, GROUPS, 1.0)
-    k_sum = _shifted(k_sum, group, -1, GROUPS, 0.0)
-    v_sum = _shifted(v_sum, group, -1, GROUPS, 0.0)
-    if tile == 0:
-        k_in = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
-        v_in = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
-    else:
-        before = post_at - 2 * plane
-        k_in, v_in = _wait(words, before, before + plane)
-    k_out = k_all + kept_all * k_in
-    v_out = v_all + kept_all * v_in
-    _post(words, post_at, k_out)
-    _post(words, post_at + plane, v_out)
+    k_0 = tl.zeros((COLS,), tl.float32)
+    v_0 = tl.zeros((COLS,), tl.float32)
+    if tile < WINDOW:
+        k_0 = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
+        v_0 = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
+    k_in, v_in, k_out, v_out = hand_on(
+        words_ptr, totals_ptr, done_ptr, lane, tile, k_0, v_0, kept, k_sum, v_sum,
+        COLS, WINDOW, SLOTS, RING,
+    )  # fmt: skip
     if tile == row_tiles - 1:
         tl.store(k_last_ptr + state_at, k_out, mask=known)
         tl.store(v_last_ptr + state_at, v_out, mask=known)
-
-    k_mem = k_sum + kept * k_in[None, :]
-    v_mem = v_sum + kept * v_in[None, :]
-    for r in tl.static_range(RUN):
-        inside = (at + r < LENGTH) & known[None, :]
-        here = offset + r * CHANNELS
-        keep, take = _weights(_load(gate_ptr, here, inside, float("inf")))
-        k_mem = keep * k_mem + take * _load(k_ptr, here, inside, 0.0)
-        v_mem = keep * v_mem + take * _load(v_ptr, here, inside, 0.0)
-        tl.store(k_mem_ptr + here, k_mem.to(k_mem_ptr.dtype.element_ty), mask=inside)
-        tl.store(v_mem_ptr + here, v_mem.to(v_mem_ptr.dtype.element_ty), mask=inside)
+    for r in tl.static_range(ROWS):
+        inside = (tile * ROWS + r < LENGTH) & known
+        at = origin + r * CHANNELS + column
+        k_mem = held[r][1] + held[r][0] * k_in
+        v_mem = held[r][2] + held[r][0] * v_in
+        _store(k_mem_ptr + at, k_mem, inside, EVEN)
+        _store(v_mem_ptr + at, v_mem, inside, EVEN)
+        if SAVE > 0 and (r + 1) % SAVE == 0:
+            saved = (batch * SAVES + tile * (ROWS // SAVE) + r // SAVE) * (2 * CHANNELS) + column
+            tl.store(states_ptr + saved, k_mem, mask=known)
+            tl.store(states_ptr + saved + CHANNELS, v_mem, mask=known)
 
 
 @triton.jit
@@ -171,108 +138,84 @@ def forward_kernel(
 def backward_kernel(
     gate_ptr, k_ptr, v_ptr, k_0_ptr, v_0_ptr, states_ptr,
     dk_mem_ptr, dv_mem_ptr, dk_last_ptr, dv_last_ptr,
-    d_gate_ptr, dk_ptr, dv_ptr, dk_0_ptr, dv_0_ptr, words_ptr,
-    LENGTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr,
-    GROUPS: tl.constexpr, RUN: tl.constexpr, COLS: tl.constexpr,
+    d_gate_ptr, dk_ptr, dv_ptr, dk_0_ptr, dv_0_ptr, words_ptr, totals_ptr, done_ptr,
+    LENGTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr, SAVES: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
+    SLOTS: tl.constexpr, RING: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    ROWS: tl.constexpr = GROUPS * RUN
     column_tiles: tl.constexpr = (CHANNELS + COLS - 1) // COLS
     row_tiles: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
-    tile, lane = row_tiles - 1 - tl.program_id(0) // LANES, tl.program_id(0) % LANES
+    EVEN: tl.constexpr = LENGTH % ROWS == 0 and CHANNELS % COLS == 0
+    step, lane = tl.program_id(0) // LANES, tl.program_id(0) % LANES
+    tile = row_tiles - 1 - step
     batch = (lane // column_tiles).to(tl.int64)
-    group = tl.arange(0, GROUPS)
-    at = (tile * ROWS + group * RUN)[:, None]
     column = (lane % column_tiles) * COLS + tl.arange(0, COLS)
     known = column < CHANNELS
     origin = (batch * LENGTH + tile * ROWS) * CHANNELS
-    offset = (group * RUN)[:, None] * CHANNELS + column[None, :]
-    gate_ptr += origin
-    k_ptr += origin
-    v_ptr += origin
-    dk_mem_ptr += origin
-    dv_mem_ptr += origin
-    d_gate_ptr += origin
-    dk_ptr += origin
-    dv_ptr += origin
+    state_at = batch * CHANNELS + column
+    # The states are known from the start.
+    if tile == 0:
+        h_k = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
+        h_v = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
+    else:
+        saved = (batch * SAVES + tile - 1) * (2 * CHANNELS) + column
+        h_k = tl.load(states_ptr + saved, mask=known, other=0.0)
+        h_v = tl.load(states_ptr + saved + CHANNELS, mask=known, other=0.0)
 
     # s_t = dy_t + c_{t+1} is the gradient of the state, c_t = g_t s_t what position t hands to the
-    # one before it. One walk sums up both directions: the states forward, c by prefix products.
-    kept = tl.full((GROUPS, COLS), 1.0, tl.float32)
-    k_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    v_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    ck_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    cv_sum = tl.zeros((GROUPS, COLS), tl.float32)
-    for r in tl.static_range(RUN):
-        here = offset + r * CHANNELS
-        inside = (at + r < LENGTH) & known[None, :]
-        keep, take = _weights(_load(gate_ptr, here, inside, float("inf")))
+    # one before it. One walk takes the states along and sums up c by prefix products.
+    # (h_{t-1} - x_t) g_t = h_t - x_t: what the gate's gradient needs of the states.
+    kept = tl.full((COLS,), 1.0, tl.float32)
+    ck_sum = tl.zeros((COLS,), tl.float32)
+    cv_sum = tl.zeros((COLS,), tl.float32)
+    held = ()
+    for r in tl.static_range(ROWS):
+        inside = (tile * ROWS + r < LENGTH) & known
+        at = origin + r * CHANNELS + column
+        gate, k, v = _load_row(gate_ptr, k_ptr, v_ptr, at, inside, EVEN)
+        keep, take = _weights(gate)
+        k, v = k.to(tl.float32), v.to(tl.float32)
         kept *= keep
-        k_sum = keep * k_sum + take * _load(k_ptr, here, inside, 0.0)
-        v_sum = keep * v_sum + take * _load(v_ptr, here, inside, 0.0)
-        ck_sum += kept * _load(dk_mem_ptr, here, inside, 0.0)
-        cv_sum += kept * _load(dv_mem_ptr, here, inside, 0.0)
-    h_kept, k_sum, v_sum = tl.associative_scan((kept, k_sum, v_sum), 0, _compose)
-    kept, ck_sum, cv_sum = tl.associative_scan((kept, ck_sum, cv_sum), 0, _compose, reverse=True)
-    words = words_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
-    plane: tl.constexpr = column_tiles * COLS
-    post_at = ((batch * row_tiles + tile) * 2) * plane + column
-    state_at = batch * CHANNELS + column
-    kept_all = _row(kept, group, 0)
-    ck_all = _row(ck_sum, group, 0)
-    cv_all = _row(cv_sum, group, 0)
-    kept = _shifted(kept, group, 1, GROUPS, 1.0)
-    ck_sum = _shifted(ck_sum, group, 1, GROUPS, 0.0)
-    cv_sum = _shifted(cv_sum, group, 1, GROUPS, 0.0)
-    if tile == row_tiles - 1:
-        ck_in = tl.load(dk_last_ptr + state_at, mask=known, other=0.0)
-        cv_in = tl.load(dv_last_ptr + state_at, mask=known, other=0.0)
-    else:
-        after = post_at + 2 * plane
-        ck_in, cv_in = _wait(words, after, after + plane)
-    ck_out = ck_all + kept_all * ck_in
-    cv_out = cv_all + kept_all * cv_in
-    _post(words, post_at, ck_out)
-    _post(words, post_at + plane, cv_out)
-    c_k = ck_sum + kept * ck_in[None, :]
-    c_v = cv_sum + kept * cv_in[None, :]
+        h_k = keep * h_k + take * k
+        h_v = keep * h_v + take * v
+        ck_sum += kept * _load(dk_mem_ptr + at, inside, 0.0, EVEN).to(tl.float32)
+        cv_sum += kept * _load(dv_mem_ptr + at, inside, 0.0, EVEN).to(tl.float32)
+        held = held + ((h_k - k, h_v - v),)  # noqa: RUF005
+
+    last_k = tl.zeros((COLS,), tl.float32)
+    last_v = tl.zeros((COLS,), tl.float32)
+    if step < WINDOW:
+        last_k = tl.load(dk_last_ptr + state_at, mask=known, other=0.0)
+        last_v = tl.load(dv_last_ptr + state_at, mask=known, other=0.0)
+    c_k, c_v, ck_out, cv_out = hand_on(
+        words_ptr, totals_ptr, done_ptr, lane, step, last_k, last_v, kept, ck_sum, cv_sum,
+        COLS, WINDOW, SLOTS, RING,
+    )  # fmt: skip
     if tile == 0:
         tl.store(dk_0_ptr + state_at, ck_out, mask=known)
         tl.store(dv_0_ptr + state_at, cv_out, mask=known)
-        k_in = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
-        v_in = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
-    else:
-        states = states_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
-        before = post_at - 2 * plane
-        k_in = _value(tl.load(states + before))
-        v_in = _value(tl.load(states + before + plane))
-
-    h_kept = _shifted(h_kept, group, -1, GROUPS, 1.0)
-    h_k = _shifted(k_sum, group, -1, GROUPS, 0.0) + h_kept * k_in[None, :]
-    h_v = _shifted(v_sum, group, -1, GROUPS, 0.0) + h_kept * v_in[None, :]
-
-    # The gate's gradient pairs states, which run forward, with c, which runs backward: the changes
-    # along a run wait in registers. (h_{t-1} - x_t) g_t = h_t - x_t.
-    k_changes = ()
-    v_changes = ()
-    for r in tl.static_range(RUN):
-        here = offset + r * CHANNELS
-        inside = (at + r < LENGTH) & known[None, :]
-        keep, take = _weights(_load(gate_ptr, here, inside, float("inf")))
-        k = _load(k_ptr, here, inside, 0.0)
-        v = _load(v_ptr, here, inside, 0.0)
-        h_k = keep * h_k + take * k
-        h_v = keep * h_v + take * v
-        k_changes = k_changes + (h_k - k,)  # noqa: RUF005
-        v_changes = v_changes + (h_v - v,)  # noqa: RUF005
-    for r in tl.static_range(RUN - 1, -1, -1):
-        here = offset + r * CHANNELS
-        inside = (at + r < LENGTH) & known[None, :]
-        keep, take = _weights(_load(gate_ptr, here, inside, float("inf")))
-        s_k = _load(dk_mem_ptr, here, inside, 0.0) + c_k
-        s_v = _load(dv_mem_ptr, here, inside, 0.0) + c_v
-        d_gate = (s_k * k_changes[r] + s_v * v_changes[r]) * take
-        tl.store(d_gate_ptr + here, d_gate.to(d_gate_ptr.dtype.element_ty), mask=inside)
-        tl.store(dk_ptr + here, (take * s_k).to(dk_ptr.dtype.element_ty), mask=inside)
-        tl.store(dv_ptr + here, (take * s_v).to(dv_ptr.dtype.element_ty), mask=inside)
+    # What the last walk reads again waits in the cache. The compiler moves no load across a store,
+    # so AHEAD rows are asked for before they are needed.
+    coming = ()
+    for i in tl.static_range(AHEAD):
+        inside = (tile * ROWS + ROWS - 1 - i < LENGTH) & known
+        at = origin + (ROWS - 1 - i) * CHANNELS + column
+        row = _load_row(gate_ptr, dk_mem_ptr, dv_mem_ptr, at, inside, EVEN)
+        coming = coming + (row,)  # noqa: RUF005
+    for r in tl.static_range(ROWS - 1, -1, -1):
+        if r >= AHEAD:
+            inside = (tile * ROWS + r - AHEAD < LENGTH) & known
+            at = origin + (r - AHEAD) * CHANNELS + column
+            row = _load_row(gate_ptr, dk_mem_ptr, dv_mem_ptr, at, inside, EVEN)
+            coming = coming + (row,)  # noqa: RUF005
+        inside = (tile * ROWS + r < LENGTH) & known
+        at = origin + r * CHANNELS + column
+        keep, take = _weights(coming[ROWS - 1 - r][0])
+        s_k = coming[ROWS - 1 - r][1].to(tl.float32) + c_k
+        s_v = coming[ROWS - 1 - r][2].to(tl.float32) + c_v
+        d_gate = (s_k * held[r][0] + s_v * held[r][1]) * take
+        _store(d_gate_ptr + at, d_gate, inside, EVEN)
+        _store(dk_ptr + at, take * s_k, inside, EVEN)
+        _store(dv_ptr + at, take * s_v, inside, EVEN)
         c_k = keep * s_k
         c_v = keep * s_v
