@@ -103,6 +103,8 @@ class NeedleConfig:
       selector_seeds: draws of the random selector.
       force_first, force_current, window, kernel_size, pooling: as in `Setting`.
       extra: further settings, spelled out.
+      hit_rates: whether each head's selection is watched too, under Quest and SnapKV: does it hold
+        the positions that the right answer is copied from?
       checkpoints: the models, where they are not simply one folder a backbone.
       paper_checkpoints: the pair of the paper that they repeat, whose numbers the report puts
         beside theirs: `olmo2_7b`, `ratplus_7b_100bt`, or "" for none.
@@ -128,6 +130,7 @@ class NeedleConfig:
     kernel_size: int = 5
     pooling: str = "avg"
     extra: tuple[Setting, ...] = ()
+    hit_rates: bool = False
     checkpoints: tuple[Checkpoint, ...] = ()
     paper_checkpoints: str = ""
 

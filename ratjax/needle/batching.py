@@ -21,10 +21,14 @@ class Prompt:
     Attributes:
       row: what `generate` says of it, and its `number` among all prompts.
       tokens: its token ids.
+      answer: the right answer's tokens, where hit rates are wanted.
+      needed: the position of the prompt that each of them is copied from, -1 for none.
     """
 
     row: dict[str, Any]
     tokens: Int32[np.ndarray, " T"]
+    answer: tuple[int, ...] = ()
+    needed: tuple[int, ...] = ()
 
     @property
     def number(self) -> int:
@@ -47,6 +51,16 @@ class Batch:
     tokens: Int32[np.ndarray, "B T"]
     lengths: Int32[np.ndarray, " B"]
     numbers: Int32[np.ndarray, " B"]
+
+    def targets(self, steps: int) -> tuple[Int32[np.ndarray, "B N"], Int32[np.ndarray, "B N"]]:
+        """Each row's right answer and what it needs, cut or filled up to `steps` tokens."""
+        answers = np.zeros((len(self.numbers), steps), np.int32)
+        needed = np.full_like(answers, -1)
+        for row, prompt in enumerate(self.prompts):
+            count = min(steps, len(prompt.answer))
+            answers[row, :count] = prompt.answer[:count]
+            needed[row, :count] = prompt.needed[:count]
+        return answers, needed
 
 
 def widths(lengths: Sequence[int]) -> list[int]:

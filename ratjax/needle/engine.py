@@ -20,7 +20,7 @@ from ratjax.config.overrides import to_json
 from ratjax.errors import InputError
 from ratjax.model import Decoder
 from ratjax.model.parameters import checksum
-from ratjax.needle import cells
+from ratjax.needle import cells, hits
 from ratjax.needle.batching import Batch, Prompt, batches
 from ratjax.needle.drawing import draw_prompts, row_of
 from ratjax.needle.encoding import fingerprint
@@ -43,12 +43,14 @@ class Evaluation:
       predictions: one a setting and prompt, in that order; a prompt is named by its `prompt_id`.
       prompts: the prompts, once each.
       timing: measured times, one row a setting.
+      hits: hit rates, one row a cell of a method that has them, where they were asked for.
     """
 
     results: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     prompts: list[dict[str, Any]]
     timing: list[dict[str, Any]]
+    hits: list[dict[str, Any]]
 
 
 def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> list[Prompt]:
@@ -72,7 +74,9 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
         )
         for index, prompt in enumerate(drawn):
             row = {**row_of(prompt, index), "number": len(prompts)}
-            prompts.append(Prompt(row, np.array(prompt.encoding.ids, np.int32)))
+            answer, needed = hits.targets(prompt, tokenizer) if config.hit_rates else ((), ())
+            tokens = np.array(prompt.encoding.ids, np.int32)
+            prompts.append(Prompt(row, tokens, tuple(answer), tuple(needed)))
     return prompts
 
 
@@ -134,7 +138,7 @@ def evaluate(
     settings = config.settings()
     lines = _run(model, tokenizer, config, prompts, samples, labels, journal, stream)
     found: Found = {(line["setting"], line["prompt"]): line for line in lines if "prompt" in line}
-    results, predictions, timing = [], [], []
+    results, predictions, timing, hit_rates = [], [], [], []
     for place, setting in enumerate(settings):
         named = {**labels, "context_length": config.context_length, **identity(setting)}
         answered = [(p.row, found[place, p.number]) for p in prompts]
@@ -144,6 +148,9 @@ def evaluate(
             cell = cells.cell(model.config, setting, of_task)
             results.append({**named, "task": task, **cell})
             strict.append(cell["score_strict"])
+            if config.hit_rates and setting.method in hits.WATCHED:
+                heads = (model.config.num_layers, model.config.num_heads)
+                hit_rates.append({**named, "task": task, **hits.summary(of_task, *heads)})
         predictions += [_prediction(named, row, line) for row, line in answered]
         seconds = [x["seconds"] for x in lines if "seconds" in x and x["setting"] == place]
         timing.append({**named, **cells.timing(seconds)})
@@ -151,7 +158,8 @@ def evaluate(
             f"[{place + 1}/{len(settings)}] {labels['backbone']} {setting.method} "
             f"{setting.budget} {setting.selector}: mean strict score {np.mean(strict):.1f}"
         )
-    return Evaluation(results, predictions, [_stored(p.row) for p in prompts], timing)
+    stored = [_stored(p.row) for p in prompts]
+    return Evaluation(results, predictions, stored, timing, hit_rates)
 
 
 def _run(
@@ -178,7 +186,8 @@ def _run(
         }
         lines = journal.begin(labels["backbone"], depends_on)
     done = {(line["setting"], line["prompt"]) for line in lines if "prompt" in line}
-    runner = Runner(model, config, settings, stop)
+    longest = max((len(p.answer) for p in prompts), default=0)
+    runner = Runner(model, config, settings, stop, longest)
     progress = Progress(labels["backbone"], len(settings) * len(prompts), len(done), stream)
     try:
         for batch in batches(prompts, config.batch_size, config.prefill_batch):
@@ -218,6 +227,9 @@ def _lines(
             batch.prompts, answers.tokens, counts, answers.reads, strict=False
         )
     ]
+    if answers.hits is not None:
+        for row, line in enumerate(lines):
+            line["hits"] = hits.pack(answers.hits[:, row])
     seconds = {
         "prefill": answers.prefill_seconds,
         "decode": answers.decode_seconds,

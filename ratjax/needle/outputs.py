@@ -17,7 +17,7 @@ from ratjax.files import write_file, write_json
 from ratjax.needle.engine import Evaluation
 
 RESULTS, PREDICTIONS, PROMPTS = "results.json", "predictions.jsonl", "prompts.jsonl"
-TIMING, JOURNAL = "timing.json", "journal.jsonl"
+HITS, TIMING, JOURNAL = "hits.json", "timing.json", "journal.jsonl"
 
 
 def write_outputs(
@@ -26,7 +26,7 @@ def write_outputs(
     evaluations: Sequence[Evaluation],
     measured_on: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the four files, each at once, the results last.
+    """Writes all files, each at once, the results last.
 
     Args:
       folder: made if it is missing.
@@ -42,6 +42,8 @@ def write_outputs(
     _write_lines(folder / PREDICTIONS, (x for found in evaluations for x in found.predictions))
     timing = [row for found in evaluations for row in found.timing]
     write_json(folder / TIMING, {"meta": dict(measured_on or {}), "timing": timing})
+    if hits := [row for found in evaluations for row in found.hits]:
+        write_file(folder / HITS, json.dumps({"hits": hits}) + "\n")
     results = [row for found in evaluations for row in found.results]
     write_json(folder / RESULTS, {"meta": dict(meta), "results": results})
 

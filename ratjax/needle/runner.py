@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.model import Decoder, staged
 from ratjax.model.generation import prompt_keys
 from ratjax.needle.batching import Batch
+from ratjax.needle.hits import WATCHED
 from ratjax.needle.settings import pattern_of
 from ratjax.shapes import PromptKeys
 from ratjax.sparsity.dense import Dense
@@ -59,6 +60,7 @@ class Answers:
       prefill_seconds: time that the batch's prefill took, shared or not.
       decode_seconds: time that the answers took.
       compiled: whether one of the two times holds a compilation.
+      hits: which heads of which layers hit, where that was asked for (`ratjax.needle.hits`).
     """
 
     place: int
@@ -67,20 +69,35 @@ class Answers:
     prefill_seconds: float
     decode_seconds: float
     compiled: bool
+    hits: Bool[np.ndarray, "L B H"] | None = None
 
 
 class Runner:
     """Runs batches on the first device.
+
+    Args:
+      model: the decoder.
+      config: batch sizes, answer length, and whether hit rates are wanted.
+      settings: all of them; answers name them by their places.
+      stop: the token that ends an answer.
+      answer_tokens: of the longest right answer; for hit rates.
 
     Attributes:
       programs: what has been compiled so far: (phase, batch shape, pattern).
     """
 
     def __init__(
-        self, model: Decoder, config: NeedleConfig, settings: Sequence[Setting], stop: int
+        self,
+        model: Decoder,
+        config: NeedleConfig,
+        settings: Sequence[Setting],
+        stop: int,
+        answer_tokens: int = 0,
     ):
         self._model, self._settings, self._stop = model, tuple(settings), jnp.int32(stop)
         self._rows, self._new = config.prefill_batch, config.tokens_to_generate
+        self._answer_tokens = min(answer_tokens, self._new)
+        self._hit_rates = config.hit_rates
         self._storage = None
         self.programs: set[tuple] = set()
 
@@ -106,8 +123,21 @@ class Runner:
                 entries = np.stack(
                     [prefilled.reads.read, prefilled.reads.visible, reads.read, reads.visible], 1
                 )
+                hits = None
+                if self._hit_rates and setting.method in WATCHED:
+                    answers, needed = map(jnp.asarray, batch.targets(self._answer_tokens))
+                    hits, prefilled = staged.watch(
+                        self._model, prefilled, keys, answers, needed, pattern, self._new
+                    )
+                    hits = np.asarray(hits)
                 yield Answers(
-                    place, tokens, entries, prefill_seconds, decode_seconds, compiling or first
+                    place,
+                    tokens,
+                    entries,
+                    prefill_seconds,
+                    decode_seconds,
+                    compiling or first,
+                    hits,
                 )
         finally:
             self._storage = prefilled.cache

@@ -70,6 +70,8 @@ def test_every_row_of_the_paper_is_there(name, selectors, others):
         ("table4_olmo2", 2, 13),
         ("table4_olmo2:control", 3, 13),
         ("table4_olmo2:dilated", 2, 5),
+        ("figure2_hit_rates", 2, 7),
+        ("figure2_hit_rates:olmo2", 3, 7),
         ("table5_random", 2, 19),
         ("table5_random:control", 3, 19),
         ("table5_random:free", 2, 16),
