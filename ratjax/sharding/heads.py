@@ -94,8 +94,8 @@ def serve_by_heads(function: Callable, stacks: Any, *others: Any) -> tuple[Any, 
 
 def mean_over_heads(average: Float32[Array, "*any"]) -> Float32[Array, "*any"]:
     """An average over this device's query heads, averaged over those of all devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return average if mesh.empty else jax.lax.pmean(average, "tensor")
+    shared = "tensor" in jax.sharding.get_abstract_mesh().axis_names
+    return jax.lax.pmean(average, "tensor") if shared else average
 
 
 def _axes_of(stacks: Any, others: Any) -> list[Axes]:

@@ -58,9 +58,12 @@ def first_device() -> SingleDeviceSharding:
 
 
 def active_mesh() -> AbstractMesh | None:
-    """The mesh that code is traced under; None where there is none, or within `jax.shard_map`."""
+    """The mesh of `make_mesh` that code is traced under.
+
+    None where there is none, and within `jax.shard_map`, where arrays are a device's own.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.are_all_axes_manual else mesh
+    return None if mesh.axis_names != AXES or mesh.are_all_axes_manual else mesh
 
 
 def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:

@@ -68,16 +68,8 @@ def check_gradients(model, pattern, sizes):
     assert largest_gap(found, expected) < 1e-5, (model, pattern, sizes)
 
 
-@pytest.mark.parametrize(
-    ("model", "pattern", "sizes"),
-    [
-        ("memory", "dense", (1, 2, 2, 2)),
-        ("other", "dilated", (2, 1, 1, 4)),
-        ("attention", "dense", (2, 4, 1, 1)),
-    ],
-)
-def test_gradients(model, pattern, sizes):
-    check_gradients(model, pattern, sizes)
+def test_gradients():
+    check_gradients("attention", "dense", (2, 4, 1, 1))
 
 
 @pytest.mark.slow
