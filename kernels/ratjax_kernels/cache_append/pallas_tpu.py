@@ -88,4 +88,12 @@ def _kernel(page_size, *stacks):
         scalars=2,
         aliases={2 + n: n for n in range(len(stacks))},
         semantics=("parallel",),
+        cost=pl.CostEstimate(
+            flops=0,
+            transcendentals=0,
+            bytes_accessed=sum(
+                2 * batch * kv_heads * rows_of_tile(x.dtype) * channels * x.dtype.itemsize
+                for x in stacks
+            ),
+        ),
     )

@@ -96,4 +96,13 @@ def _kernel(q, k, v, masked):
         ),
         scalars=2,
         semantics=("parallel", "parallel", "arbitrary"),
+        cost=pl.CostEstimate(
+            flops=4 * batch * heads * slots * channels,
+            transcendentals=batch * heads * slots,
+            bytes_accessed=batch
+            * slots
+            * kv_heads
+            * channels
+            * (k.dtype.itemsize + v.dtype.itemsize),
+        ),
     )

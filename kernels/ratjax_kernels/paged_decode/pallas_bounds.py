@@ -7,6 +7,7 @@ which the matrix units take with R queries on sublanes and pages on lanes.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,11 @@ def bounds(k, page_size) -> Kernel:
         scratch=(pltpu.VMEM((together, channels), jnp.float32),) * 2,
         scalars=1,
         semantics=("parallel",) * 3,
+        cost=pl.CostEstimate(
+            flops=2 * math.prod(k.shape),
+            transcendentals=0,
+            bytes_accessed=(math.prod(k.shape) + 2 * math.prod(out.shape)) * k.dtype.itemsize,
+        ),
     )
 
 
@@ -113,6 +119,11 @@ def scores(q, k_min) -> Kernel:
         (pl.BlockSpec((None, block, queries, together), lambda b, g, p, *_: (b, g, 0, p)),),
         scalars=1,
         semantics=("parallel",) * 3,
+        cost=pl.CostEstimate(
+            flops=4 * math.prod(q.shape) * pages,
+            transcendentals=0,
+            bytes_accessed=2 * batch * kv_heads * pages * channels * k_min.dtype.itemsize,
+        ),
     )
 
 

@@ -113,4 +113,9 @@ def kernel(scores, page_size, pages, force_first, force_current) -> Kernel:
         scratch=(pltpu.VMEM((heads, padded), jnp.float32),),
         scalars=1,
         semantics=("parallel",),
+        cost=pl.CostEstimate(
+            flops=batch * heads * padded * (2 * 31 + 3 * pages),
+            transcendentals=0,
+            bytes_accessed=4 * batch * heads * (padded + width),
+        ),
     )

@@ -190,6 +190,11 @@ def _kernel(q, k, v, listed, page_size):
         ),
         scalars=4,
         semantics=("parallel", "parallel"),
+        cost=pl.CostEstimate(
+            flops=4 * batch * heads * listed * rows * channels,
+            transcendentals=batch * heads * listed * rows,
+            bytes_accessed=batch * kv_heads * listed * rows * channels * _bytes_of(k, v),
+        ),
     )
 
 
@@ -222,6 +227,11 @@ def lists_of_groups(page_ids, kv_heads, pages):
 def _tile(k, v):
     """Copies start at multiples of it."""
     return max(rows_of_tile(x.dtype) for x in (k, v))
+
+
+def _bytes_of(*arrays):
+    """Of one number of each."""
+    return sum(x.dtype.itemsize for x in arrays)
 
 
 def _rows(page_size, tile):

@@ -8,6 +8,7 @@ on a TPU.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -73,4 +74,10 @@ def _kernel(q, k, window):
         scratch=(pltpu.VMEM((rows, 1), jnp.float32),) * 2,
         scalars=1,
         semantics=("parallel", "parallel", "arbitrary", "arbitrary"),
+        values=4 * rows * width * 4,
+        cost=pl.CostEstimate(
+            flops=4 * math.prod(q.shape) * slots,
+            transcendentals=2 * batch * kv_heads * rows * slots,
+            bytes_accessed=2 * math.prod(k.shape) * k.dtype.itemsize,
+        ),
     )
