@@ -96,7 +96,7 @@ class Operation:
             function, problem = self._resolve(name, args, kwargs)
             if not problem:
                 return _call(name, function, args, kwargs)
-            _log_once(f"{self.name}: {name} {problem}; using the next best implementation")
+            log_once(f"{self.name}: {name} {problem}; using the next best implementation")
         raise AssertionError(f"{self.name}: xla serves every call")
 
     def _resolve(self, name: str, args, kwargs) -> tuple[Callable | None, str | None]:
@@ -122,5 +122,6 @@ def _call(name, function, args, kwargs):
 
 
 @functools.cache
-def _log_once(line: str) -> None:
+def log_once(line: str) -> None:
+    """One warning, however often the same line is said."""
     _log.warning(line)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
 _LOWEST = -1e30  # below any score, and finite: a query that has seen nothing makes no NaN
 
@@ -65,6 +66,17 @@ def scores_of(k, q):
 def product_of_rows(a, b):
     """[rows, D], [rows, queries] -> a^T b, [D, queries]."""
     return _product(a, b, 0, 0)
+
+
+def clear(rows: int, *refs):
+    """Zeros, `rows` rows of each at a time: a head's keys at once are thousands of stores."""
+
+    def step(n, _):
+        for ref in refs:
+            there = pl.ds(pl.multiple_of(n * rows, rows), rows)
+            ref[there, :] = jnp.zeros((rows, ref.shape[1]), ref.dtype)
+
+    lax.fori_loop(0, refs[0].shape[0] // rows, step, None)
 
 
 class Slopes(NamedTuple):

@@ -154,6 +154,23 @@ def test_batching_scanning_and_meshes():
             np.testing.assert_allclose(h[:, 0], w, atol=1e-5)
 
 
+def test_prompts_may_be_longer_than_gradients_reach(monkeypatch, caplog):
+    """Where only forward fits, the gradient is XLA's, and one line says so."""
+    q, k, v, d_out = inputs(150)
+    forward = pallas_tpu._Cut.of(q, k, q.dtype, 16).forward()
+    monkeypatch.setattr(pallas_tpu, "_VMEM", forward.vmem_bytes())
+    ids = random_blocks(150, 16, 2)
+    jax.clear_caches()
+    have = interpreted(
+        functools.partial(output_and_gradients, "pallas_tpu", 16), q, k, v, d_out, ids
+    )
+    want = output_and_gradients("reference", 16, q, k, v, d_out, ids)
+    for h, w in zip(have, want, strict=True):
+        np.testing.assert_allclose(h, w, atol=1e-5)
+    assert "block_prefill: pallas_tpu's gradient needs" in caplog.text
+    jax.clear_caches()
+
+
 def test_what_it_cannot_serve():
     x = jax.ShapeDtypeStruct((1, 2**17, 1, 128), jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((1, 1, 2**17, 2), jnp.int32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from ratjax_kernels.pallas_softmax import absorb, finish, scores_of, slopes, start
+from ratjax_kernels.pallas_softmax import absorb, clear, finish, scores_of, slopes, start
 
 _NOWHERE = 2**30
 
@@ -102,8 +102,7 @@ def backward_kernel(
 
     @pl.when((member == 0) & (tile == 0))
     def _():
-        dk_ref[...] = jnp.zeros_like(dk_ref)
-        dv_ref[...] = jnp.zeros_like(dv_ref)
+        clear(sizes.rows, dk_ref, dv_ref)
 
     q, d_out, lse, delta = q_ref[...], d_out_ref[...], lse_ref[...], delta_ref[...]
 

@@ -16,6 +16,7 @@ from ratjax_kernels.pallas_softmax import (
     Running,
     Slopes,
     absorb,
+    clear,
     finish,
     scores_of,
     side_by_side,
@@ -183,8 +184,7 @@ def queries_kernel(rule: Rule, q_ref, d_out_ref, lse_ref, delta_ref, *refs, has_
 
         @pl.when((tile == 0) & (member == 0))
         def _():
-            far_dk_ref[...] = jnp.zeros_like(far_dk_ref)
-            far_dv_ref[...] = jnp.zeros_like(far_dv_ref)
+            clear(rule.at_once, far_dk_ref, far_dv_ref)
 
         q, d_out, lse, delta = q_ref[...], d_out_ref[...], lse_ref[...], delta_ref[...]
 

@@ -5,10 +5,11 @@ attention over a short list; their gradients are spread over the positions after
 those of the near ones.
 
 Why it should be fast, none of it timed: with dilation 64 at T = 4096 a query meets 64 far keys and,
-for its own, a strip of 128. That is a tenth of what causal attention computes, and takes less time
-than reading q, k, v and writing the result, so each byte is read once; a step takes 1024 queries,
-for it costs about 0.35 us beside its work, and moving 1 MiB of such tiles 0.4 us on a v5p. Backward
-recomputes scores once for all gradients; only a local window takes one more pass, over its keys.
+for its own, a strip of 128, a tenth of what causal attention computes. A step of the grid costs
+about 0.35 us beside its work, so it takes 1024 queries: in the compiler's schedule for v5p that is
+2,150 cycles forward and 3,900 backward (1.2 and 2.2 us at 1.75 GHz; more than half of it the
+strips), in which the next tiles, 1 MiB, arrive. Every byte is read once, and backward recomputes
+scores once for all gradients; only a local window takes one more pass, over its keys.
 """
 
 import dataclasses
