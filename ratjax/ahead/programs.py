@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from ratjax.config.data import Span
+from ratjax.config.data import DataStage
 from ratjax.config.mesh import MeshConfig
 from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
@@ -55,7 +55,7 @@ class Program:
 def training(
     model: ModelConfig,
     train: TrainConfig,
-    span: Span,
+    stage: DataStage,
     total_steps: int,
     mesh: MeshConfig,
     devices: Sequence[jax.Device],
@@ -65,14 +65,13 @@ def training(
     Args:
       model: what is trained.
       train: how.
-      span: the stage.
+      stage: its batches.
       total_steps: length of the schedule.
       mesh: resolved for these devices; of size 1: the first of them alone.
       devices: to compile for.
     """
     place = make_mesh(mesh, devices) if mesh.size > 1 else None
     step = make_train_step(model, train, total_steps, place)
-    stage = span.stage
     state = abstract_state(model, train, place)
     batch = abstract_batch(stage.batch_size, stage.sequence_length, place)
     patterns = [p for group in passes(train, stage.recurrence) for p in group.values()]
@@ -120,12 +119,23 @@ def decode(
     """One token of each of `batch` sequences behind prompts of `length` tokens, on one device."""
     place = partial(on_device, device=device)
     weights, tokens, lengths, keys = map(place, _prompts(model, batch, length))
+    structures = []
+
+    def leaves_after_prefill(*prompts):
+        """The state's leaves: its own classes hold arrays, not their shapes."""
+        _, state, _ = _prefill(*prompts, pattern=pattern, new_tokens=new_tokens)
+        leaves, structure = jax.tree.flatten(state)
+        structures.append(structure)
+        return leaves
+
     with alone(device):
-        read = partial(_prefill, pattern=pattern, new_tokens=new_tokens)
-        _, state, _ = jax.eval_shape(read, weights, tokens, lengths, keys)
-    state = place(state)
+        state = place(jax.eval_shape(leaves_after_prefill, weights, tokens, lengths, keys))
     last = place(jax.ShapeDtypeStruct((batch, 1), jnp.int32))
-    run = jax.jit(partial(_decode, pattern=pattern), donate_argnums=2)
+
+    def step(model, tokens, leaves, keys):
+        return model.decode(tokens, jax.tree.unflatten(structures[0], leaves), pattern, keys)
+
+    run = jax.jit(step, donate_argnums=2)
 
     def lower():
         with alone(device):
@@ -145,10 +155,6 @@ def _prefill(
     new_tokens: int,
 ):
     return model.prefill(tokens, lengths, pattern, new_tokens, keys)
-
-
-def _decode(model: Decoder, tokens: Tokens, state: Any, keys: PromptKeys, pattern: Pattern):
-    return model.decode(tokens, state, pattern, keys)
 
 
 def _prompts(model: ModelConfig, batch: int, length: int) -> tuple[Any, ...]:

@@ -64,7 +64,7 @@ def report(
     module = parse(compiled.as_text())
     runs, unknown = executions(module)
     found = kernels(module, runs)
-    inside = sum(kernel.flops or 0.0 for kernel in found)
+    inside = sum((kernel.flops or 0.0 for kernel in found), 0.0)
     if any(kernel.name.startswith(_DENSE) for kernel in found):
         inside += _executed_attention(program, recomputes)
     exchanged = collectives(module, runs, program.devices)
@@ -82,7 +82,7 @@ def report(
             topology.chip,
             calculated + inside,
             moved,
-            sum(c.received for c in exchanged),
+            sum((c.received for c in exchanged), 0.0),
             program.model_flops / program.devices,
         ),
     )

@@ -150,9 +150,7 @@ def parse_topology(name: str) -> Topology:
         if wanted not in known:
             raise InputError(f"--topology={name}: {nearest(wanted, known)}")
         return Topology(chip, known[wanted])
-    raise InputError(
-        f"--topology={name}: write chip and shape, as in v5p:4x4x4, v5e:8x8 or v6e-256"
-    )
+    raise InputError(f"--topology={name}: write one as v5p:4x4x4, v5e:8x8 or v6e-256")
 
 
 def _chip(topology: str, name: str) -> Chip:

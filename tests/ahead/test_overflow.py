@@ -1,0 +1,56 @@
+import pytest
+
+from ratjax.ahead.overflow import Buffer, parse_overflow, remedy
+from ratjax.ahead.report import overflow_json, overflow_lines
+from ratjax.config.presets import preset
+from tests.ahead.programs import OVERFLOW
+
+GIB = 2**30
+
+
+def test_what_the_compiler_says():
+    found = parse_overflow(OVERFLOW)
+    assert found.memory == "hbm"
+    assert (found.used, found.available) == (int(15.78 * GIB), int(15.75 * GIB))
+    scores, argument, result, embedding = found.buffers
+    assert (scores.bytes, scores.dims, scores.kind) == (GIB, (16, 4096, 4096), "temporary")
+    assert scores.made_by.endswith("dot_general")
+    assert (argument.kind, result.kind) == ("argument", "result")
+    assert (embedding.bytes, embedding.shape) == (392 * 2**20, "bf16[100352,2048]")
+
+
+def test_other_messages():
+    short = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (16.00T) exceeds available HBM (95.74G)."
+    )
+    found = parse_overflow(short)
+    assert (found.used, found.available, found.buffers) == (2**44, int(95.74 * GIB), ())
+    vmem = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.5M of 16.00M vmem."
+    assert parse_overflow(vmem)[:3] == ("vmem", int(20.5 * 2**20), 16 * 2**20)
+    assert overflow_json(parse_overflow(vmem))["hbm_bytes_per_chip"] is None
+    assert parse_overflow("INTERNAL: something else") is None
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind", "fields"),
+    [
+        ((100352, 2048), "argument", "mesh.fsdp or mesh.tensor"),
+        ((16, 4096, 4096), "temporary", "fell back to XLA"),
+        ((2, 1024, 100352), "temporary", "train.loss_chunk"),
+        ((2, 1024, 25088), "temporary", "train.loss_chunk"),  # its vocabulary over four
+        ((2048, 100352), "temporary", "gradients"),
+        ((16, 2, 4096, 2048), "temporary", "model.remat=full"),
+        ((2, 4096, 8192), "temporary", "train.microbatches"),
+    ],
+)
+def test_the_field_that_helps(dims, kind, fields):
+    buffer = Buffer(1, "", dims, "", kind)
+    assert fields in remedy(buffer, preset("olmo2_1b"), length=4096)
+
+
+def test_lines_name_sizes_and_fields():
+    text = overflow_lines(parse_overflow(OVERFLOW), preset("olmo2_1b"), 4096)
+    assert "needs 15.78 GiB of hbm where there are 15.75" in text[0]
+    assert text[1].split()[:4] == ["1.000", "GiB", "temporary", "f32[16,4096,4096]"]
+    assert "fell back to XLA" in text[2]
