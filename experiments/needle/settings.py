@@ -32,12 +32,21 @@ DILATED = (
     Setting("dilated", 64, 0, "5/64", local=256, initial=4),
 )
 
+# The two together: K pages of 64 as Quest chooses them, and every 16th key of all others.
+DILATED_TOP_K = (
+    Setting("dilated", 16, 16, "5/16", page_size=64),
+    Setting("dilated", 16, 8, "3/16", page_size=64),
+    Setting("dilated", 16, 4, "1/8", page_size=64),
+)
+
 
 def tables(needle: NeedleConfig) -> dict[str, NeedleConfig]:
-    """Variants of a table: the paper's own settings, and RAT+'s dilated patterns."""
+    """A table's variants: the paper's own settings, and dilated patterns, also with top-k pages."""
     return {
         "paper": dataclasses.replace(needle, extra=OTHER_BLOCKS),
-        "dilated": dataclasses.replace(needle, methods=(), extra=DILATED, paper_checkpoints=""),
+        "dilated": dataclasses.replace(
+            needle, methods=(), extra=(*DILATED, *DILATED_TOP_K), paper_checkpoints=""
+        ),
     }
 
 

@@ -5,7 +5,7 @@
 
 13 settings a backbone: dense, Quest with pages of 64 at three budgets and of 16 at 1/64, MoBA with
 blocks of 64 at three and of 128 at two, SnapKV at three. `:dilated` behind the file's name runs
-RAT+'s own dilated patterns instead; `--config.samples=20` takes a quick look.
+dilated patterns instead, alone and with top-k pages; `--config.samples=20` takes a quick look.
 """
 
 import dataclasses

@@ -4,8 +4,8 @@
       --checkpoint=models --workdir=runs/table4
 
 13 settings a backbone, those of table3_released.py. Behind the file's name: `:control` adds the
-matched control, which had the same 10B tokens without the memory; `:dilated` runs RAT+'s dilated
-patterns on both backbones. `--config.samples=20` takes a quick look.
+matched control, which had the same 10B tokens without the memory; `:dilated` runs dilated
+patterns on both backbones, alone and with top-k pages. `--config.samples=20` takes a quick look.
 """
 
 import dataclasses

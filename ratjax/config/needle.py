@@ -38,6 +38,8 @@ class Setting:
       pooling: SnapKV's pooling, `avg` or `max`.
       local: a dilated pattern's local window, in tokens.
       initial: a dilated pattern's initial tokens.
+      page_size: tokens a page of the `k` pages that a dilated pattern reads whole, chosen as Quest
+        does; 0 for a dilated pattern alone. With pages, prefill is dense.
     """
 
     method: str
@@ -53,8 +55,15 @@ class Setting:
     pooling: str = "avg"
     local: int = 0
     initial: int = 0
+    page_size: int = 0
 
     def __post_init__(self):
+        if self.page_size and (self.method != "dilated" or self.local or self.initial):
+            raise ConfigError(
+                "setting.page_size",
+                self.page_size,
+                "goes with method='dilated' alone, without local and initial",
+            )
         if self.method not in METHODS:
             raise ConfigError("setting.method", self.method, nearest(self.method, METHODS))
         check_choice("setting.selector", self.selector, ("original", "random"))

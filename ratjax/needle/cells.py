@@ -10,7 +10,7 @@ from ratjax.config.model import ModelConfig
 from ratjax.config.needle import Setting
 from ratjax.needle import cost, score
 from ratjax.needle.intervals import confidence_interval
-from ratjax.needle.settings import SPARSE_PHASES, pattern_of
+from ratjax.needle.settings import pattern_of, sparse_phases
 
 PHASES = ("prefill", "decode")
 # What is kept of an answer: its `prediction` (the text up to the stop token), the `tokens` that it
@@ -47,7 +47,7 @@ def cell(
         "score_ruler": round(100 * float(np.mean([each["ruler"] for each in both])), 2),
         "samples": len(answered),
         "ci95": [round(x, 2) for x in confidence_interval(strict)],
-        "kv_read_fraction": read_fraction(records, SPARSE_PHASES[setting.method]),
+        "kv_read_fraction": read_fraction(records, sparse_phases(setting)),
         **fractions,
         **costs(config, setting, answered),
     }

@@ -9,13 +9,18 @@ from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
 
 # In which phase a method leaves entries unread (paper, Table 1); both for dilated patterns.
-SPARSE_PHASES = {
+_SPARSE_PHASES = {
     "dense": ("decode",),
     "dilated": ("prefill", "decode"),
     "quest": ("decode",),
     "moba": ("prefill",),
     "snapkv": ("decode",),
 }
+
+
+def sparse_phases(setting: Setting) -> tuple[str, ...]:
+    """The phases in which a setting leaves entries unread; dense counts as decoding."""
+    return ("decode",) if setting.page_size else _SPARSE_PHASES[setting.method]
 
 
 def pattern_of(setting: Setting) -> Pattern:
@@ -44,6 +49,15 @@ def pattern_of(setting: Setting) -> Pattern:
                 setting.kernel_size,
                 setting.pooling,
                 selector=setting.selector,
+            )
+        case "dilated" if setting.page_size:
+            return Quest(
+                setting.page_size,
+                setting.k,
+                setting.force_first,
+                setting.force_current,
+                selector=setting.selector,
+                dilation=setting.block_size,
             )
         case "dilated":
             return Dilated(setting.block_size, setting.local, setting.initial)

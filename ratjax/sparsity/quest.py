@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from ratjax.errors import check_positive
+from ratjax.errors import ConfigError, check_positive
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache, PagedCache
 from ratjax.sparsity.dense import Dense
@@ -79,6 +79,8 @@ class Quest(Dense):
       per: each `query_head` selects for itself, as if keys were repeated; or one selection
         per `kv_head`, by the mean score of its query heads.
       selector: `original`, or `random`: K pages drawn anew at every step, forced ones kept.
+      dilation: every dilation-th key of the other pages is read too, as RAT+ combines the two; 0
+        for none of them.
     """
 
     page_size: int
@@ -87,9 +89,12 @@ class Quest(Dense):
     force_current: bool = True
     per: str = "query_head"
     selector: str = "original"
+    dilation: int = 0
 
     def __post_init__(self):
         check_positive("quest.page_size", self.page_size)
+        if self.dilation < 0:
+            raise ConfigError("quest.dilation", self.dilation, "must not be negative")
         check_forced("quest", "pages", self.pages, self.force_first + self.force_current)
         check_selection("quest", self.per, self.selector)
 
@@ -149,7 +154,7 @@ class Quest(Dense):
         keys: PromptKeys | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Int32[Array, "B H K"]]:
         """Attention's output and the pages it read."""
-        if self.selector == "original" and self.per == "query_head":
+        if self.selector == "original" and self.per == "query_head" and not self.dilation:
             return quest_decode(
                 q, cache.k, cache.v, cache.lengths, cache.k_min, cache.k_max,
                 self.page_size, self.pages, self.force_first, self.force_current, layer=cache.at,
@@ -157,11 +162,25 @@ class Quest(Dense):
         ids = self.select(q, cache, keys)
         # A group that selects together has one list, and each of its pages is read once.
         group = q.shape[2] // cache.k.shape[-2] if self.per == "kv_head" else 1
-        listed = ids[:, ::group]
-        out = paged_decode(
-            q, cache.k, cache.v, cache.lengths, listed, self.page_size, layer=cache.at
-        )
+        listed, size = ids[:, ::group], self.page_size
+        if self.dilation:
+            listed, size = self.slots(listed, cache.k.shape[-3]), 1
+        out = paged_decode(q, cache.k, cache.v, cache.lengths, listed, size, layer=cache.at)
         return out, ids
+
+    def slots(self, ids: Int32[Array, "B N K"], total: int) -> Int32[Array, "B N slots"]:
+        """Each slot that is read once: those of the pages `ids`, then strided ones elsewhere.
+
+        -1 where there are fewer; slots that hold nothing yet may be among them.
+        """
+        inside = ids[..., None] * self.page_size + jnp.arange(self.page_size, dtype=jnp.int32)
+        inside = jnp.where(ids[..., None] < 0, -1, inside).reshape(*ids.shape[:2], -1)
+        if not self.dilation:
+            return inside
+        strided = jnp.arange(self.dilation - 1, total, self.dilation, dtype=jnp.int32)
+        pages = as_mask(ids, -(-total // self.page_size))
+        apart = jnp.where(pages[..., strided // self.page_size], -1, strided)
+        return jnp.concatenate([inside, apart], axis=-1)
 
     def holds(
         self,
@@ -171,14 +190,19 @@ class Quest(Dense):
         keys: PromptKeys | None = None,
     ) -> Bool[Array, "B H"]:
         """Whether the pages that each head reads at this step hold a position."""
-        page = (position // self.page_size)[:, None, None]
-        return (self.select(q, cache, keys) == page).any(-1)
+        slots = self.slots(self.select(q, cache, keys), cache.k.shape[-3])
+        return (slots == position[:, None, None]).any(-1)
 
     def decode(
         self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PromptKeys | None = None
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
         out, ids = self.read(q, cache, keys)
         lengths = cache.lengths[:, None, None]
-        tokens = jnp.clip(lengths - ids * self.page_size, 0, self.page_size)
-        read = jnp.where(ids < 0, 0, tokens).sum(-1).mean(-1, dtype=jnp.float32)
+        if self.dilation:
+            slots = self.slots(ids, cache.k.shape[-3])
+            tokens = (slots >= 0) & (slots < lengths)
+        else:
+            filled = jnp.clip(lengths - ids * self.page_size, 0, self.page_size)
+            tokens = jnp.where(ids < 0, 0, filled)
+        read = tokens.sum(-1).mean(-1, dtype=jnp.float32)
         return out, Reads(read, cache.lengths.astype(jnp.float32))

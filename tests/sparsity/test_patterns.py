@@ -223,3 +223,27 @@ def test_gradients_flow_through_sparse_prefill():
 def test_bad_settings_name_the_field(build, field):
     with pytest.raises(ConfigError, match=field.replace(".", r"\.")):
         build()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("dilation", [1, 3, 8])
+def test_quest_with_strided_keys_elsewhere(heads, dilation):
+    time, lengths = 61, np.array([61, 30])
+    q, k, v = states(7, time, heads)
+    q = q[:, :1]
+    pattern = quest.Quest(8, 3, dilation=dilation)
+    cache = pattern.compress(q, k, v, jnp.asarray(lengths), 5)
+    out, reads = pattern.decode(q, cache)
+    repeated = oracles.repeat_heads(np.asarray(k), heads[0])
+    mask = np.zeros((2, heads[0], 1, time), bool)
+    for b, h in np.ndindex(2, heads[0]):
+        pages = oracles.quest_pages(np.asarray(q)[b, 0, h], repeated[b, :, h], lengths[b], 8, 3)
+        slot = np.arange(time)
+        read = np.isin(slot // 8, list(pages)) | ((slot + 1) % dilation == 0)
+        mask[b, h, 0] = read & (slot < lengths[b])
+    expected = oracles.masked_attention(*as_numpy(q, k, v), mask)
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=1e-5)
+    np.testing.assert_allclose(reads.read, mask.sum((1, 2, 3)) / heads[0])
+    for position in (7, 20, 29):
+        held = pattern.holds(q, cache, jnp.full(2, position, jnp.int32))
+        np.testing.assert_array_equal(held, mask[:, :, 0, position])

@@ -99,6 +99,8 @@ def kept(setting: Setting) -> str:
     """What K means here: "16 blocks of 64", "1024 tokens", or "" where there is no K."""
     if setting.k is None:
         return ""
+    if setting.method == "dilated":
+        return f"{setting.k} pages, and every {setting.block_size}th key elsewhere"
     if not setting.block_size:
         return f"{setting.k} tokens"
     return f"{setting.k} block{'' if setting.k == 1 else 's'} of {setting.block_size}"
