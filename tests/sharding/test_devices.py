@@ -18,7 +18,7 @@ def run(name: str, selection: str) -> None:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     environment.pop("PYTEST_XDIST_WORKER", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, "-m", selection, str(FOLDER / f"{name}.py")],
         cwd=ROOT,
@@ -30,7 +30,8 @@ def run(name: str, selection: str) -> None:
     assert " passed" in result.stdout
 
 
-NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "cases"))
+NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "cases")
+SLOW = [name for name in NAMES if "mark.slow" in (FOLDER / f"{name}.py").read_text()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,6 +40,6 @@ def test_on_eight_devices(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SLOW)
 def test_on_eight_devices_slow(name):
     run(name, "slow")
