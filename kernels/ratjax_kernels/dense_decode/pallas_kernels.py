@@ -5,12 +5,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ratjax_kernels.dense_decode import pallas_tiles
+from ratjax_kernels.pallas_call import SUBLANES
 
 
-def attend_kernel(
-    layer_ref, lengths_ref, q_ref, k_ref, v_ref, *rest,
-):  # fmt: skip
-    """q and out [heads, R, D], k and v [heads, N, D], mask [1, N] where there is one."""
+def attend_kernel(layer_ref, lengths_ref, q_ref, k_ref, v_ref, *rest):
+    """q and out [heads, R, D], k and v [heads, N, D], mask [1, N] where there is one; states."""
     *masks, out_ref, top_ref, total_ref, mean_ref = rest
     del layer_ref
     heads, queries, channels = q_ref.shape
@@ -34,7 +33,7 @@ def attend_kernel(
             row = lax.broadcasted_iota(jnp.int32, (width, channels), 0)
             filled = begin + row < length
             for mask_ref in masks:
-                mask = jnp.broadcast_to(mask_ref[...], (8, width))
+                mask = jnp.broadcast_to(mask_ref[...], (SUBLANES, width))
                 times = jnp.where(mask[:1] > 0, times, 0.0)
                 filled &= jnp.transpose(mask)[:, :1] > 0
         for head in range(heads):
@@ -46,10 +45,12 @@ def attend_kernel(
             for ref, x in zip(states, state, strict=True):
                 ref[head] = x
 
-    whole = (begin + width <= length) if not masks else False
-    if not masks:
-        pl.when(whole)(lambda: attend(True))
-    pl.when((begin < length) & jnp.logical_not(whole))(lambda: attend(False))
+    some, whole = begin < length, begin + width <= length
+    if masks:
+        pl.when(some)(lambda: attend(whole=False))
+    else:
+        pl.when(whole)(lambda: attend(whole=True))
+        pl.when(some & jnp.logical_not(whole))(lambda: attend(whole=False))
 
     @pl.when(tile == pl.num_programs(2) - 1)
     def _():

@@ -55,7 +55,13 @@ def page_bounds(k, lengths, page_size):
 
 def limits_of_page_scores(q, k_min, k_max, layer):
     """See `ratjax_kernels.dispatch.Operation`."""
-    return dtype_problem(q, k_min, k_max)
+    _, k_min, k_max = jax.eval_shape(as_stack, layer, k_min, k_max)
+    return dtype_problem(q, k_min, k_max) or _scores_problem(q, k_min)
+
+
+def _scores_problem(q, k_min):
+    grouped = jax.eval_shape(functools.partial(_grouped, kv_heads=k_min.shape[3]), q)
+    return pallas_bounds.scores(grouped, jax.eval_shape(_heads_first, k_min)).problem()
 
 
 def page_scores(q, k_min, k_max, layer):
@@ -108,13 +114,14 @@ def limits_of_quest_decode(
     q, k, v, lengths, k_min, k_max, page_size, pages, force_first, force_current, layer
 ):
     """See `ratjax_kernels.dispatch.Operation`."""
-    _, k, v = jax.eval_shape(as_stack, layer, k, v)
+    _, k, v, k_min, k_max = jax.eval_shape(as_stack, layer, k, v, k_min, k_max)
     group = q.shape[2] // k.shape[3]
     listed = pages if group == 1 else min(group * pages, k_min.shape[-3])
     scores = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], k_min.shape[-3]), jnp.float32)
     return (
         dtype_problem(k_min, k_max)
         or _problem(q, k, v, page_size, listed)
+        or _scores_problem(q, k_min)
         or pallas_select.kernel(scores, page_size, pages, force_first, force_current).problem()
     )
 
