@@ -23,7 +23,7 @@ from tests.kernels import oracle
 from tests.kernels.devices import assert_rounded_like
 from tests.kernels.pallas_devices import interpreted
 
-TPU = {"implementation": "pallas_tpu"}
+TPU, XLA, REFERENCE = ({"implementation": x} for x in ("pallas_tpu", "xla", "reference"))
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +85,10 @@ def test_paged_decode_reads_the_listed_pages(
     pages = -(-slots // page_size)
     ids = np.random.default_rng(0).integers(-1, pages, (batch, lists, listed)).astype(np.int32)
     ids[0, 0] = -1  # nothing at all
-    want = paged_decode(*wide(q, k, v), lengths, jnp.asarray(ids), page_size, "reference")
-    plain = paged_decode(q, k, v, lengths, jnp.asarray(ids), page_size, "xla")
+    ids_given = lengths, jnp.asarray(ids)
+    settings = {"page_size": page_size}
+    want = oracle.run(paged_decode, *wide(q, k, v), *ids_given, **settings, **REFERENCE)
+    plain = oracle.run(paged_decode, q, k, v, *ids_given, **settings, **XLA)
     page = np.arange(slots) // page_size
     per_head = np.repeat(ids, heads // lists, axis=1)
     grouped = per_head.reshape(batch, kv_heads, -1)
@@ -94,7 +96,7 @@ def test_paged_decode_reads_the_listed_pages(
     read &= filled(k, lengths)[:, :, None]
     k, v = layered(*(oracle.poisoned(x, read) for x in (k, v)))
     run = functools.partial(paged_decode, page_size=page_size, layer=jnp.int32(1), **TPU)
-    have = interpreted(run, q, k, v, lengths, jnp.asarray(ids))
+    have = interpreted(run, q, k, v, *ids_given)
     assert have.dtype == dtype
     assert_rounded_like(have, plain, want)
     assert not np.asarray(have[0, 0, 0]).any()
@@ -110,13 +112,14 @@ def test_quest_decode_is_its_three_steps():
     )
     lengths = jnp.asarray([61, 30, 0], jnp.int32)
     k, v = poison(lengths, k, v)
-    bounds = page_bounds(k, lengths, 8, "reference")
+    bounds = oracle.run(page_bounds, k, lengths, page_size=8, **REFERENCE)
     run = functools.partial(quest_decode, page_size=8, pages=3, **TPU)
     have, ids = interpreted(run, q, k, v, lengths, *bounds)
-    scores = page_scores(q, *bounds, "reference")
+    scores = oracle.run(page_scores, q, *bounds, **REFERENCE)
     np.testing.assert_array_equal(ids, select_pages(scores, lengths, page_size=8, pages=3))
     assert (np.diff(np.sort(np.asarray(scores)[0, 0, :7])) == 0).any()  # there are ties
-    want = paged_decode(q, jnp.nan_to_num(k), jnp.nan_to_num(v), lengths, ids, 8, "reference")
+    clean = jnp.nan_to_num(k), jnp.nan_to_num(v)
+    want = oracle.run(paged_decode, q, *clean, lengths, ids, page_size=8, **REFERENCE)
     np.testing.assert_allclose(have, want, atol=1e-6)
 
 
@@ -143,8 +146,8 @@ def test_choice_of_pages(forced, pages):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_page_bounds_and_scores(dtype):
-    q, k, _, lengths = inputs(301, 6, 2, 24, dtype)
-    want = page_bounds(k, lengths, 16, "reference")
+    q, k, _, lengths = inputs(150, 6, 2, 24, dtype)
+    want = oracle.run(page_bounds, k, lengths, page_size=16, **REFERENCE)
     (k,) = poison(lengths, k)
     bounds = interpreted(functools.partial(page_bounds, page_size=16, **TPU), k, lengths)
     jax.tree.map(np.testing.assert_array_equal, bounds, want)
@@ -152,7 +155,7 @@ def test_page_bounds_and_scores(dtype):
     q = q.at[0, 0, 0].set(0)  # zero times an infinite bound must not be NaN
     run = functools.partial(page_scores, layer=jnp.int32(1), **TPU)
     have = np.asarray(interpreted(run, q, *layered(*bounds)))
-    want = np.asarray(page_scores(q, *bounds, "reference"))
+    want = np.asarray(oracle.run(page_scores, q, *bounds, **REFERENCE))
     np.testing.assert_array_equal(np.isneginf(have), np.isneginf(want))
     # float32 sums of 24 products, in another order.
     np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
@@ -167,8 +170,8 @@ def test_dense_decode_reads_the_filled_slots(slots, heads, kv_heads, channels, d
     mask = np.random.default_rng(1).random((3, slots)) < 0.5
     mask[1] = False
     keep = {"mask": jnp.asarray(mask)} if masked else {}
-    want = dense_decode(*wide(q, k, v), lengths, "reference", **keep)
-    plain = dense_decode(q, k, v, lengths, "xla", **keep)
+    want = oracle.run(dense_decode, *wide(q, k, v), lengths, **REFERENCE, **keep)
+    plain = oracle.run(dense_decode, q, k, v, lengths, **XLA, **keep)
     read = filled(k, lengths) & (mask | (not masked))
     k, v = layered(*(oracle.poisoned(x, read) for x in (k, v)))
     run = functools.partial(dense_decode, layer=jnp.int32(1), **TPU, **keep)
@@ -185,7 +188,7 @@ def test_append_keeps_cache_and_bounds_up_to_date(dtype):
     _, k, v, _ = inputs(slots, 2, 2, 24, dtype, batch=4)
     lengths = jnp.asarray([0, 17, slots - 1, slots], jnp.int32)  # the last sequence is full
     k, v = poison(lengths, k, v)
-    bounds = page_bounds(k, lengths, page_size, "reference")
+    bounds = oracle.run(page_bounds, k, lengths, page_size=page_size, **REFERENCE)
     new = 2 * v[3:, :4].swapaxes(0, 1)
     stacks = layered(k, v, *bounds)
 
@@ -195,7 +198,10 @@ def test_append_keeps_cache_and_bounds_up_to_date(dtype):
         return paged, append(k, v, lengths, -new, new, **settings)
 
     have = interpreted(functools.partial(run, "pallas_tpu"), *stacks)
-    for a, b in zip(*map(jax.tree.leaves, (have, run("reference", *stacks))), strict=True):
+    for a, b in zip(
+        *map(jax.tree.leaves, (have, jax.jit(functools.partial(run, "reference"))(*stacks))),
+        strict=True,
+    ):
         assert a.dtype == dtype
         np.testing.assert_array_equal(*wide(a, b))
 
@@ -217,7 +223,7 @@ def test_work_under_jit_and_vmap():
     args = (q, k, v, lengths, ids)
     mapped = jax.jit(jax.vmap(functools.partial(all_of, "pallas_tpu")))
     have = interpreted(mapped, *(x[:, None] for x in args))
-    want = all_of("reference", *args)
+    want = jax.jit(functools.partial(all_of, "reference"))(*args)
     for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a[:, 0], b, atol=1e-5)
 
