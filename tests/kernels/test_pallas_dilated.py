@@ -54,7 +54,7 @@ def check(pattern, *args):
 # dilation, local, initial
 @pytest.mark.parametrize(
     "pattern",
-    [(8, 20, 3), (64, 0, 5), (5, 130, 0), (-1, 7, 2), (-1, 0, 0), (400, 3, 0)],
+    [(8, 20, 3), (64, 0, 5), (-1, 7, 2), (-1, 0, 0), (400, 3, 0)],
 )
 def test_every_pattern(pattern):
     # Two tiles of queries, the last one ragged; two query heads share keys.
@@ -101,7 +101,7 @@ def test_what_stands_behind_a_tile_is_not_read():
 
 
 def test_batching_scanning_and_meshes():
-    """Gradients under vmap and scan, on a mesh whose axes JAX follows."""
+    """Gradients under vmap in a scan, on a mesh whose axes JAX follows."""
     q, k, v, d_out = inputs(130, batch=2)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
     rows = PartitionSpec("data")
@@ -111,16 +111,13 @@ def test_batching_scanning_and_meshes():
         attend = jax.shard_map(attend, mesh=mesh, in_specs=rows, out_specs=rows)
         return jax.vjp(attend, q, k, v)[1](d_out)
 
-    single = tuple(x[:, None] for x in (q, k, v, d_out))
+    def mapped(carry, args):
+        return carry, jax.vmap(functools.partial(slope, "pallas_tpu"))(*args)
 
-    def both(*args):
-        scanned = jax.lax.scan(lambda c, x: (c, slope("pallas_tpu", *x)), 0, args)[1]
-        return scanned, jax.vmap(functools.partial(slope, "pallas_tpu"))(*args)
-
-    want = slope("reference", q, k, v, d_out)
-    for have in interpreted(jax.jit(both), *single):
-        for h, w in zip(have, want, strict=True):
-            np.testing.assert_allclose(h[:, 0], w, atol=1e-5)
+    single = tuple(x[None, :, None] for x in (q, k, v, d_out))
+    have = interpreted(lambda *args: jax.lax.scan(mapped, 0, args)[1], *single)
+    for h, w in zip(have, slope("reference", q, k, v, d_out), strict=True):
+        np.testing.assert_allclose(h[0, :, 0], w, atol=1e-5)
 
 
 def test_what_it_cannot_serve():

@@ -36,10 +36,11 @@ def test_is_causal_attention(implementation, dtype):
     oracle.assert_attention_close(have, *oracle.attend(q, k, v, lambda b, t, h: range(t + 1)))
 
 
-# One short tile; three tiles, the last one ragged; heads with keys of their own.
+# A short tile, and heads with keys of their own; three tiles, the last one ragged.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "length,kv_heads,dtype",
-    [(5, 1, jnp.float32), (260, 1, jnp.bfloat16), (130, 2, jnp.float32)],
+    [(5, 2, jnp.float32), (260, 1, jnp.bfloat16)],
 )
 def test_output_and_gradients(length, kv_heads, dtype, monkeypatch):
     monkeypatch.setattr(pallas_tpu, "_TILES", {128: 128})
