@@ -7,14 +7,23 @@
 (1/4), each with its own selector and with five draws of a random one, which redraws at every step
 (Quest), for every query (MoBA), or once after prefill (SnapKV). Behind the file's name: `:free`
 draws without forced blocks (MoBA keeps a query's own block, SnapKV a prompt's last token), so that
-both causes can be told apart; `:control` adds the matched control. `--config.samples=20` takes a
-quick look.
+both causes can be told apart; `:control` adds the matched control; `:golden` runs Quest and SnapKV
+with what the answer is copied from always selected, and never. `--config.samples=20` takes a quick
+look.
 """
 
 import dataclasses
 
 from experiments.needle import settings
+from ratjax.config.needle import Setting
 from ratjax.config.overrides import to_config_dict
+
+QUEST, SNAPKV = Setting("quest", 64, 16, "1/4"), Setting("snapkv", 1, 1024, "1/4")
+STEERED = tuple(
+    dataclasses.replace(setting, golden=golden)
+    for setting in (QUEST, SNAPKV)
+    for golden in ("", "in", "out")
+)
 
 NEEDLE = dataclasses.replace(
     settings.NEEDLE,
@@ -32,6 +41,7 @@ def get_config(variant: str = "paper"):
     variants = {
         "paper": NEEDLE,
         "control": dataclasses.replace(NEEDLE, checkpoints=with_control),
+        "golden": dataclasses.replace(NEEDLE, methods=(), extra=STEERED, paper_checkpoints=""),
         "free": dataclasses.replace(NEEDLE, selectors=("random",), paper_checkpoints="", **free),
     }
     needle = settings.pick(variants, variant)

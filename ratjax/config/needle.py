@@ -40,6 +40,8 @@ class Setting:
       initial: a dilated pattern's initial tokens.
       page_size: tokens a page of the `k` pages that a dilated pattern reads whole, chosen as Quest
         does; 0 for a dilated pattern alone. With pages, prefill is dense.
+      golden: what the right answer is copied from, under Quest and SnapKV: "in" selects it always,
+        "out" never (but for what is forced), "" leaves it to the selector.
     """
 
     method: str
@@ -56,8 +58,12 @@ class Setting:
     local: int = 0
     initial: int = 0
     page_size: int = 0
+    golden: str = ""
 
     def __post_init__(self):
+        check_choice("setting.golden", self.golden, ("", "in", "out"))
+        if self.golden and self.method not in ("quest", "snapkv"):
+            raise ConfigError("setting.golden", self.golden, "goes with quest and snapkv alone")
         if self.page_size and (self.method != "dilated" or self.local or self.initial):
             raise ConfigError(
                 "setting.page_size",

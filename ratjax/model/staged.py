@@ -118,8 +118,11 @@ def answer(
     stop: Int32[Array, ""],
     pattern: Pattern,
     new_tokens: int,
+    golden: Int32[Array, "B A"] | None = None,
 ) -> tuple[Int32[Array, "B N"], Reads, Prefilled]:
     """Greedy answers under `pattern`, whose `prefills_as` made `prefilled`.
+
+    `golden` is for patterns that are steered: see `Pattern.adopt`.
 
     Returns:
       (tokens, entries read while decoding, the prefilled prompts again). The cache that was
@@ -128,7 +131,7 @@ def answer(
     queries = prefilled.queries if pattern.window_queries else None
     rest = dataclasses.replace(prefilled, cache=None, queries=None)
     tokens, reads, cache = _answer(
-        model, prefilled.cache, rest, queries, keys, stop, pattern.decodes_as, new_tokens
+        model, prefilled.cache, rest, queries, keys, stop, pattern.decodes_as, new_tokens, golden
     )
     return tokens, reads, dataclasses.replace(prefilled, cache=cache)
 
@@ -249,8 +252,9 @@ def _answer(
     stop: Int32[Array, ""],
     pattern: Pattern,
     new_tokens: int,
+    golden: Int32[Array, "B A"] | None,
 ) -> tuple[Int32[Array, "B N"], Reads, Cache]:
-    adopted = pattern.adopt(cache, queries, new_tokens, keys)
+    adopted = pattern.adopt(cache, queries, new_tokens, keys, golden)
     state = DecodeState((adopted,), prefilled.memories, prefilled.positions, prefilled.last_token)
     tokens, reads, state = decode(model, prefilled.first, state, keys, stop, new_tokens, pattern)
     return tokens, reads, pattern.restore(cache, state.caches[0])
@@ -268,7 +272,7 @@ def _watch(
     pattern: Pattern,
     new_tokens: int,
 ) -> tuple[Bool[Array, "L B H"], Cache]:
-    adopted = pattern.adopt(cache, queries, new_tokens, keys)
+    adopted = pattern.adopt(cache, queries, new_tokens, keys, needed)
     layers, batch, *_ = cache.k.shape
     by_layer = lambda a: jnp.broadcast_to(a, (layers, *a.shape))  # noqa: E731
     # A step reads one token and gives the next: the first step needs what the second stands at.

@@ -21,7 +21,7 @@ class Prompt:
     Attributes:
       row: what `generate` says of it, and its `number` among all prompts.
       tokens: its token ids.
-      answer: the right answer's tokens, where hit rates are wanted.
+      answer: the right answer's tokens, where selections are watched or steered.
       needed: the position of the prompt that each of them is copied from, -1 for none.
     """
 

@@ -61,6 +61,7 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
         an essay folder that is missing or empty.
     """
     haystack = load_essays(config.essays or None)
+    targeted = config.hit_rates or any(setting.golden for setting in config.settings())
     prompts: list[Prompt] = []
     for task in config.tasks:
         drawn = draw_prompts(
@@ -74,7 +75,7 @@ def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> l
         )
         for index, prompt in enumerate(drawn):
             row = {**row_of(prompt, index), "number": len(prompts)}
-            answer, needed = hits.targets(prompt, tokenizer) if config.hit_rates else ((), ())
+            answer, needed = hits.targets(prompt, tokenizer) if targeted else ((), ())
             tokens = np.array(prompt.encoding.ids, np.int32)
             prompts.append(Prompt(row, tokens, tuple(answer), tuple(needed)))
     return prompts

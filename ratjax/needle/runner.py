@@ -80,7 +80,7 @@ class Runner:
       config: batch sizes, answer length, and whether hit rates are wanted.
       settings: all of them; answers name them by their places.
       stop: the token that ends an answer.
-      answer_tokens: of the longest right answer; for hit rates.
+      answer_tokens: of the longest right answer; for hit rates and steered selections.
 
     Attributes:
       programs: what has been compiled so far: (phase, batch shape, pattern).
@@ -114,9 +114,11 @@ class Runner:
                 pattern = pattern_of(setting)
                 first = self._first("decode", batch, pattern.decodes_as)
                 keys = prompt_keys(batch.numbers, setting.selector_seed)
+                answers, needed = map(jnp.asarray, batch.targets(self._answer_tokens))
+                golden = needed if setting.golden else None
                 started = time.perf_counter()
                 tokens, reads, prefilled = staged.answer(
-                    self._model, prefilled, keys, self._stop, pattern, self._new
+                    self._model, prefilled, keys, self._stop, pattern, self._new, golden
                 )
                 tokens = np.asarray(tokens)
                 decode_seconds = time.perf_counter() - started
@@ -125,7 +127,6 @@ class Runner:
                 )
                 hits = None
                 if self._hit_rates and setting.method in WATCHED:
-                    answers, needed = map(jnp.asarray, batch.targets(self._answer_tokens))
                     hits, prefilled = staged.watch(
                         self._model, prefilled, keys, answers, needed, pattern, self._new
                     )

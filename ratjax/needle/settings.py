@@ -37,6 +37,7 @@ def pattern_of(setting: Setting) -> Pattern:
                 setting.force_first,
                 setting.force_current,
                 selector=setting.selector,
+                golden=setting.golden,
             )
         case "moba":
             return MoBA(
@@ -49,6 +50,7 @@ def pattern_of(setting: Setting) -> Pattern:
                 setting.kernel_size,
                 setting.pooling,
                 selector=setting.selector,
+                golden=setting.golden,
             )
         case "dilated" if setting.page_size:
             return Quest(
@@ -66,11 +68,12 @@ def pattern_of(setting: Setting) -> Pattern:
 
 def identity(setting: Setting) -> dict[str, object]:
     """The fields that name a setting in `results.json` and in predictions."""
+    steered = f"_golden_{setting.golden}" if setting.golden else ""
     return {
         "method": setting.method,
         "block_size": None if setting.method in ("dense", "snapkv") else setting.block_size,
         "k": setting.k or None,
         "budget": setting.budget,
-        "selector": setting.selector,
+        "selector": setting.selector + steered,
         "selector_seed": setting.selector_seed,
     }

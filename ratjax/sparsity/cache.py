@@ -72,11 +72,20 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PagedCache(KVCache):
-    """A cache that also keeps each page's channel-wise bounds, kept up as tokens arrive."""
+    """A cache that also keeps each page's channel-wise bounds, kept up as tokens arrive.
+
+    Attributes:
+      golden: positions that the selection is steered to or from, where it is (`selection.steer`).
+    """
 
     k_min: Float[Array, "*layers B P G D"]
     k_max: Float[Array, "*layers B P G D"]
     page_size: int = dataclasses.field(metadata={"static": True})
+    golden: Int32[Array, "*any B N"] | None = dataclasses.field(default=None, kw_only=True)
+
+    def layer(self, index: Int[Array, ""]) -> "PagedCache":
+        golden = None if self.golden is None else self.golden[index]
+        return dataclasses.replace(self, lengths=self.lengths[index], golden=golden, at=index)
 
     def append(
         self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, PyTree
+from jaxtyping import Array, Bool, Float, Float32, Int32, PyTree
 
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 
@@ -96,6 +96,7 @@ class Pattern(abc.ABC):
         queries: Float[Array, "L B W H D"] | None,
         new_tokens: int,
         keys: PromptKeys | None = None,
+        golden: Int32[Array, "B N"] | None = None,
     ) -> Any:
         """This pattern's cache from that of `prefills_as`, both stacked over all layers.
 
@@ -104,6 +105,8 @@ class Pattern(abc.ABC):
           queries: the last queries of each prompt, where `window_queries` asks for any.
           new_tokens: slots of `prompt` beyond the prompts' width.
           keys: as in `compress`, before a layer's number is folded in.
+          golden: positions of each prompt that the right answer is copied from, -1 for none; for
+            patterns that are steered by them.
         """
         return prompt
 

@@ -25,6 +25,7 @@ from ratjax.sparsity.selection import (
     fold_in,
     random_scores,
     share_over_group,
+    steer,
 )
 from ratjax_kernels import page_bounds, page_scores, paged_decode, quest_decode
 from ratjax_kernels.selection import select_pages
@@ -81,6 +82,8 @@ class Quest(Dense):
       selector: `original`, or `random`: K pages drawn anew at every step, forced ones kept.
       dilation: every dilation-th key of the other pages is read too, as RAT+ combines the two; 0
         for none of them.
+      golden: pages that the right answer is copied from are read always (`in`), or never but for
+        forced ones (`out`); "" for neither.
     """
 
     page_size: int
@@ -90,6 +93,7 @@ class Quest(Dense):
     per: str = "query_head"
     selector: str = "original"
     dilation: int = 0
+    golden: str = ""
 
     def __post_init__(self):
         check_positive("quest.page_size", self.page_size)
@@ -117,12 +121,18 @@ class Quest(Dense):
         queries: Float[Array, "L B W H D"] | None,
         new_tokens: int,
         keys: PromptKeys | None = None,
+        golden: Int32[Array, "B N"] | None = None,
     ) -> PagedCache:
         # One layer at a time: padding to whole pages copies what it pads.
         k_min, k_max = jax.lax.map(
             lambda layer: page_bounds(*layer, self.page_size), (prompt.k, prompt.lengths)
         )
-        return PagedCache(prompt.k, prompt.v, prompt.lengths, k_min, k_max, self.page_size)
+        if self.golden:
+            golden = jnp.broadcast_to(golden, (prompt.k.shape[0], *golden.shape))
+        return PagedCache(
+            prompt.k, prompt.v, prompt.lengths, k_min, k_max, self.page_size,
+            golden=golden if self.golden else None,
+        )  # fmt: skip
 
     def select(
         self,
@@ -138,6 +148,9 @@ class Quest(Dense):
             scores = page_scores(q, cache.k_min, cache.k_max, layer=cache.at)
         if self.per == "kv_head":
             scores = share_over_group(scores, kv_heads)
+        if self.golden:
+            pages_of = jnp.where(cache.golden < 0, -1, cache.golden // self.page_size)
+            scores = steer(scores, pages_of, self.golden)
         return select_pages(
             scores,
             cache.lengths,
@@ -154,7 +167,8 @@ class Quest(Dense):
         keys: PromptKeys | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Int32[Array, "B H K"]]:
         """Attention's output and the pages it read."""
-        if self.selector == "original" and self.per == "query_head" and not self.dilation:
+        plain = not (self.dilation or self.golden)
+        if self.selector == "original" and self.per == "query_head" and plain:
             return quest_decode(
                 q, cache.k, cache.v, cache.lengths, cache.k_min, cache.k_max,
                 self.page_size, self.pages, self.force_first, self.force_current, layer=cache.at,

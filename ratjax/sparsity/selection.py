@@ -7,7 +7,7 @@ methods, or between backbones, can come from them. `choose` says which candidate
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ratjax.errors import ConfigError, check_choice
 from ratjax.shapes import PromptKeys
@@ -47,6 +47,24 @@ def share_over_group(scores: Float[Array, "B H ..."], kv_heads: int) -> Float[Ar
     return mean.reshape(scores.shape)
 
 
+def steer(
+    scores: Float32[Array, "B N P"],
+    places: Int32[Array, "B _"],
+    golden: str,
+) -> Float32[Array, "B N P"]:
+    """Scores under which `choose` takes the candidates at `places` first, or last.
+
+    An intervention on the selection: does an answer need what it is copied from to be selected?
+
+    Args:
+      scores: of P candidates.
+      places: candidates of each prompt; -1 for none.
+      golden: "in": before all that are not forced. "out": behind all others.
+    """
+    chosen = as_mask(places, scores.shape[-1])[:, None]
+    return jnp.where(chosen, jnp.inf if golden == "in" else -jnp.inf, scores)
+
+
 def check_selection(name: str, per: str, selector: str) -> None:
     """Raises `ConfigError` for an unknown `per` or `selector` field of pattern `name`."""
     check_choice(f"{name}.per", per, ("query_head", "kv_head"))
@@ -72,4 +90,5 @@ __all__ = [
     "fold_in",
     "random_scores",
     "share_over_group",
+    "steer",
 ]

@@ -19,7 +19,13 @@ from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
 from ratjax.sparsity.cache import KVCache
 from ratjax.sparsity.dense import Dense, full_lengths
 from ratjax.sparsity.pattern import Reads
-from ratjax.sparsity.selection import check_forced, check_selection, fold_in, random_scores
+from ratjax.sparsity.selection import (
+    check_forced,
+    check_selection,
+    fold_in,
+    random_scores,
+    steer,
+)
 from ratjax_kernels import kept_positions, window_scores
 
 
@@ -111,6 +117,8 @@ class SnapKV(Dense):
       kernel_size: pooling width, odd.
       pooling: `avg` or `max`.
       selector: `original`, or `random`: the prefix tokens are drawn once, the window kept.
+      golden: tokens that the right answer is copied from are kept always (`in`), or never but for
+        the window's (`out`); "" for neither.
     """
 
     window: int
@@ -118,6 +126,7 @@ class SnapKV(Dense):
     kernel_size: int = 5
     pooling: str = "avg"
     selector: str = "original"
+    golden: str = ""
 
     def __post_init__(self):
         check_positive("snapkv.window", self.window)
@@ -146,6 +155,7 @@ class SnapKV(Dense):
         width: int,
         lengths: Lengths,
         keys: PromptKeys | None,
+        golden: Int32[Array, "B N"] | None = None,
     ) -> Int32[Array, "B G C"]:
         """As `select`, from the window's queries; `k` may have slots beyond the prompts' `width`,
         on which random draws must not depend."""
@@ -155,6 +165,8 @@ class SnapKV(Dense):
             votes = window_scores(queries, k, lengths)
             prefix = jnp.arange(k.shape[1]) < lengths[:, None, None] - self.window
             scores = pool(jnp.where(prefix, votes, 0), self.kernel_size, self.pooling)
+        if self.golden:
+            scores = steer(scores, golden, self.golden)
         return select(scores, lengths, window=self.window, capacity=self.capacity)
 
     def compress(
@@ -174,13 +186,14 @@ class SnapKV(Dense):
         queries: Float[Array, "L B W H D"] | None,
         new_tokens: int,
         keys: PromptKeys | None = None,
+        golden: Int32[Array, "B N"] | None = None,
     ) -> "SnapKVCache":
         layers, width = prompt.k.shape[0], prompt.k.shape[2] - new_tokens
         last = None if queries is None else queries[:, :, queries.shape[2] - self.window_queries :]
 
         def compress(layer: tuple) -> "SnapKVCache":
             index, k, v, lengths, q = layer
-            positions = self._select(q, k, width, lengths, fold_in(keys, index))
+            positions = self._select(q, k, width, lengths, fold_in(keys, index), golden)
             return self._keep(k, v, positions, lengths, new_tokens)
 
         each = (jnp.arange(layers, dtype=jnp.int32), prompt.k, prompt.v, prompt.lengths, last)

@@ -177,3 +177,33 @@ def test_hits_of_what_was_kept(model, tokens):
         np.testing.assert_array_equal(hits, held)
         found.append(held)
     assert (np.sum(found, axis=0)[:, 0] == 12).all()
+
+
+@pytest.mark.parametrize("selector", ["original", "random"])
+@pytest.mark.parametrize("kind", [quest.Quest, snapkv.SnapKV])
+def test_selections_are_steered(model, tokens, kind, selector):
+    # Three pages of eight (the first and the newest forced), or twelve tokens (the last six).
+    sizes = (8, 3) if kind is quest.Quest else (6, 12)
+    answers = jnp.ones((BATCH, 3), jnp.int32)
+    # Of the longest prompt tokens 20 and 21, in one page; of the others none.
+    golden = jnp.full((BATCH, 3), -1, jnp.int32).at[0].set(jnp.array([20, 20, 21]))
+    keys = generation.prompt_keys(np.arange(BATCH), SEED)
+    said = {}
+    for steered in ("in", "out", ""):
+        pattern = kind(*sizes, selector=selector, golden=steered)
+        prefilled = read(model, tokens, [pattern], 2)
+        hits, prefilled = staged.watch(model, prefilled, keys, answers, golden, pattern, NEW)
+        assert hits[:, 1:].all()
+        if steered:
+            assert (hits[:, 0] == (steered == "in")).all()
+        else:
+            assert not hits[:, 0].all()
+        out, reads, _ = staged.answer(
+            model, prefilled, keys, jnp.int32(-1), pattern, NEW, golden if steered else None
+        )
+        said[steered] = out
+        if kind is snapkv.SnapKV:  # as many are kept, whichever they are
+            np.testing.assert_array_equal(reads.read[0], (12 + 1) * (NEW - 1) + 78)
+    for steered in ("in", "out"):
+        np.testing.assert_array_equal(said[steered][1:], said[""][1:])
+    assert (said["in"][0] != said["out"][0]).any()

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ratjax.config.needle import Setting
 from ratjax.needle import engine, hits
 from ratjax.needle.drawing import draw_prompts
 from ratjax.needle.outputs import write_outputs
+from ratjax.needle.report import labels
 from tests.needle.test_engine import CONFIG, LABELS, model
 
 __all__ = ["model"]  # a fixture
@@ -80,3 +82,18 @@ def test_an_evaluation_with_hit_rates(model, tokenizer, tmp_path):
     assert found.predictions == plain.predictions and plain.hits == []
     write_outputs(tmp_path, {}, [found])
     assert (tmp_path / "hits.json").exists()
+
+
+def test_steered_settings_hit_always_or_never(model, tokenizer):
+    steered = (
+        Setting("quest", 16, 6, "3/8", golden="in"),
+        Setting("snapkv", 1, 64, "1/4", window=16, golden="out"),
+    )
+    config = dataclasses.replace(
+        CONFIG, tasks=("niah_single_1",), dense=False, methods=(), extra=steered, hit_rates=True
+    )
+    found = engine.evaluate(model, tokenizer, config, 3, LABELS)
+    assert [row["selector"] for row in found.hits] == ["original_golden_in", "original_golden_out"]
+    always, never = (np.array(row["rates"]) for row in found.hits)
+    assert (always == 1).all() and (never == 0).all()
+    assert labels.selector_suffix("random_golden_in") == ", random selector, answer forced in"

@@ -86,7 +86,9 @@ def task_note(name: str) -> str:
 
 def selector_suffix(selector: str) -> str:
     """ ", random selector" and the like; nothing for the method's own selector."""
-    return "" if selector == "original" else f", {selector} selector"
+    kind, _, steered = selector.partition("_golden_")
+    golden = f", answer forced {steered}" if steered else ""
+    return ("" if kind == "original" else f", {kind} selector") + golden
 
 
 def variant(setting: Setting) -> str:
