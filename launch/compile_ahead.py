@@ -148,16 +148,16 @@ def describe(experiment: Experiment, topology: Topology) -> dict[str, Any]:
     return about
 
 
-def key_of(experiment: Experiment, about: dict[str, Any], devices: list, program: Program) -> dict:
-    """What a saved program is recognised by."""
-    configs = {
-        "model": to_json(experiment.model_config(backbone_of(experiment))),
-        "train": to_json(experiment.train),
-        "stages": to_json(experiment.data)["stages"],
-        **{name: about[name] for name in ("mesh", "setting", "batch") if name in about},
-        "stage": command.FLAGS.stage,
-    }
-    return executable.key_of(program.name, configs, devices[0].device_kind, program.devices)
+def key_of(experiment: Experiment, topology: Topology, devices: list) -> dict[str, Any]:
+    """What a saved training step is recognised by."""
+    return executable.key_of(
+        experiment.model_config(backbone_of(experiment)),
+        experiment.train,
+        stage_of(experiment),
+        schedule(experiment.train, experiment.data)[-1].stop,
+        mesh_of(experiment, topology),
+        devices[0].device_kind,
+    )
 
 
 def main() -> int:
@@ -167,6 +167,8 @@ def main() -> int:
     topology = parse_topology(command.FLAGS.topology)
     if command.FLAGS.suggest:
         return suggest_for(experiment, topology)
+    if command.FLAGS.save and command.FLAGS.program != "train":
+        raise InputError(f"--save={command.FLAGS.save}: only the training step is loaded again")
     about = describe(experiment, topology)
     devices = topology.devices()
     program = program_of(experiment, topology, devices)
@@ -194,7 +196,7 @@ def main() -> int:
     numbers = as_json(found, program, topology)
     if command.FLAGS.save:
         path = pathlib.Path(command.FLAGS.save)
-        size = executable.save(path, compiled, key_of(experiment, about, devices, program))
+        size = executable.save(path, compiled, key_of(experiment, topology, devices))
         print(f"{path}: {size / 2**20:.0f} MiB")
     command.conclude(
         {

@@ -12,12 +12,15 @@ processes, each started with the same command.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
 from launch import command, processes
+from ratjax.ahead.saved_step import saved_step
 from ratjax.config.data import Span, schedule
 from ratjax.config.experiment import Experiment
 from ratjax.config.mesh import MeshConfig, check_data, check_model
@@ -35,6 +38,15 @@ command.define_config()
 command.define_workdir("Where checkpoints and metrics go. A run found there is resumed.")
 command.define_dry_run()
 processes.define()
+
+
+def define_executable() -> None:
+    """Defines `--executable`."""
+    saved = "A training step that launch.compile_ahead saved: loaded, where it is the right one."
+    flags.DEFINE_string("executable", None, saved, command.FLAGS)
+
+
+define_executable()
 flags.adopt_module_key_flags(command)
 
 
@@ -146,6 +158,16 @@ def check_devices(experiment: Experiment) -> None:
         print(describe_mesh(fitting(experiment)))
 
 
+def compiled_step(run: Run, mesh: Mesh | None) -> Callable | None:
+    """The training step that `--executable` names; None without one."""
+    if "executable" not in command.FLAGS or not command.FLAGS.executable:
+        return None
+    path = pathlib.Path(command.FLAGS.executable)
+    step, said = saved_step(path, run.model, run.train, run.spans, mesh)
+    print(said, flush=True)
+    return step
+
+
 def main() -> int:
     processes.join()
     experiment = command.experiment()
@@ -173,7 +195,8 @@ def main() -> int:
             "mesh": to_json(experiment.mesh),
         }
         try:
-            done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh)
+            step = compiled_step(run, mesh)
+            done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh, step)
         except TrainingStopped as error:
             return command.fail(error, status=1)
         if not done:

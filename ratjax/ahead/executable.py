@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,11 @@ from jax.experimental import serialize_executable
 import ratjax
 import ratjax_kernels
 from ratjax.ahead import libtpu
+from ratjax.config.data import DataStage
+from ratjax.config.mesh import MeshConfig
+from ratjax.config.model import ModelConfig
+from ratjax.config.overrides import to_json
+from ratjax.config.train import TrainConfig
 from ratjax.errors import InputError
 from ratjax.files import write_file
 from ratjax.provenance import versions
@@ -21,29 +26,40 @@ from ratjax.provenance import versions
 _MAGIC = b"ratjax executable 1\n"
 
 
+_COMPILING = ("jax", "jaxlib", "flax", "optax")
+_SHAPELESS = ("seed", "init_from", "log_every", "checkpoint_every", "keep")
+
+
 def key_of(
-    program: str, configs: Mapping[str, Any], device_kind: str, devices: int
+    model: ModelConfig,
+    train: TrainConfig,
+    stage: DataStage,
+    total_steps: int,
+    mesh: MeshConfig,
+    device_kind: str,
 ) -> dict[str, Any]:
-    """What must be equal for a compiled program to be the one that would be compiled now.
+    """What must be equal for a training step to be the one that would be compiled now.
 
     Args:
-      program: `train`, `prefill` or `decode`.
-      configs: everything that shapes the program, as JSON types.
+      model: what is trained.
+      train: how.
+      stage: its batches.
+      total_steps: length of the schedule.
+      mesh: resolved.
       device_kind: JAX's name of the devices.
-      devices: how many.
     """
-    return {
-        "program": program,
+    key = {
         "device_kind": device_kind,
-        "devices": devices,
         "libtpu": libtpu.version(),
         **{name: version for name, version in versions().items() if name in _COMPILING},
         "sources": sources(),
-        **json.loads(json.dumps(configs)),
+        "mesh": to_json(mesh),
+        "model": to_json(model),
+        "train": {k: v for k, v in to_json(train).items() if k not in _SHAPELESS},
+        "total_steps": total_steps,
+        **{name: getattr(stage, name) for name in ("batch_size", "sequence_length", "recurrence")},
     }
-
-
-_COMPILING = ("jax", "jaxlib", "flax", "optax")
+    return json.loads(json.dumps(key))
 
 
 @functools.cache
@@ -68,7 +84,7 @@ def save(path: pathlib.Path, compiled: jax.stages.Compiled, key: Mapping[str, An
 
 
 def load(
-    path: pathlib.Path, key: Mapping[str, Any], lowered: jax.stages.Lowered
+    path: pathlib.Path, key: Mapping[str, Any], lower: Callable[[], jax.stages.Lowered]
 ) -> tuple[jax.stages.Compiled | None, str]:
     """A compiled program, if it is the one that would be compiled now.
 
@@ -77,7 +93,7 @@ def load(
     Args:
       path: what `save` wrote.
       key: of the program that is wanted.
-      lowered: that program before it is compiled, which knows its arguments.
+      lower: gives that program before it is compiled, which knows its arguments.
 
     Returns:
       (the program, "") or (None, why it has to be compiled, in one line).
@@ -101,6 +117,7 @@ def load(
             f"{path}: compiled for {name}={_short(theirs.get(name))}, not "
             f"{_short(key.get(name))}{more}; compiling anew"
         )
+    lowered = lower()
     try:
         structures = jax.tree.structure(lowered.args_info), jax.tree.structure(lowered.out_info)
         return serialize_executable.deserialize_and_load(payload, *structures), ""

@@ -36,6 +36,7 @@ def train(
     workdir: pathlib.Path,
     provenance: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
+    compiled: Callable | None = None,
 ) -> bool:
     """Trains a model, or goes on training it from the newest checkpoint in `workdir`.
 
@@ -52,6 +53,7 @@ def train(
       provenance: kept in `model.json`.
       mesh: the devices to spread the run over, those of other processes too; every process
         calls this function. A run may be resumed on another mesh. None: the first device.
+      compiled: the training step, where it was compiled before (`ratjax.ahead.saved_step`).
 
     Returns:
       Whether all steps are done (a signal ends a run early).
@@ -84,7 +86,7 @@ def train(
     if start >= total:
         return True
 
-    train_step = make_train_step(config, train, total, mesh)
+    train_step = compiled or make_train_step(config, train, total, mesh)
     in_flight = None  # the step before: its metrics are fetched while the next one runs
 
     def finish(pending):

@@ -8,7 +8,8 @@ import sys
 import jax
 import pytest
 
-from launch import command, compile_ahead
+from launch import command, compile_ahead, processes
+from launch import train as launch_train
 from ratjax.ahead import libtpu
 from ratjax.ahead.topology import Topology
 from tests.ahead.programs import OVERFLOW
@@ -127,6 +128,34 @@ def test_a_program_is_compiled_read_and_kept(ahead, experiment_file, tmp_path):
     assert summary["kernels"] == {} and summary["collectives"] == {}
     assert (tmp_path / "step").stat().st_size > 1000
     assert (tmp_path / "step.txt").read_text().startswith("HloModule")
+
+
+def test_the_launch_trains_with_what_was_saved(ahead, launch, experiment_file, tmp_path, rows):
+    """The same losses, with the training step compiled by one command and loaded by the other."""
+    own = (f"--config={experiment_file()}", "--config.backbone=memory")
+    assert ahead(*own, "--topology=v5e:1x1", f"--save={tmp_path}/step")[0] == 0
+
+    def train(name, *arguments):
+        def define_train():
+            command.define_config()
+            command.define_workdir("a folder")
+            command.define_dry_run()
+            processes.define()
+            launch_train.define_executable()
+
+        flags = (*own, f"--workdir={tmp_path}/{name}", "--config.mesh.data=1", *arguments)
+        status, out, err = launch(launch_train.main, define_train, *flags)
+        assert (status, err) == (0, [])
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return out, [json.loads(line)["loss"] for line in lines]
+
+    saved = f"--executable={tmp_path}/step"
+    out, losses = train("loaded", saved)
+    assert f"{tmp_path}/step: loaded" in out
+    assert len(losses) == 4 and losses == train("compiled")[1]
+    out, other = train("other", saved, "--config.train.z_loss=0.5")
+    (said,) = (line for line in out if "compiling anew" in line)
+    assert "compiled for train=" in said and len(other) == 4
 
 
 TINY = (
