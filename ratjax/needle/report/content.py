@@ -10,6 +10,7 @@ from ratjax.errors import InputError
 from ratjax.needle.report import labels, paper
 from ratjax.needle.report.compare import Comparison, compare
 from ratjax.needle.report.grid import Group, groups
+from ratjax.needle.report.hits import HitRates, load_hits
 from ratjax.needle.report.load import Run, load_runs, merge_meta, merge_results
 from ratjax.needle.report.predictions import Predictions, read_predictions
 from ratjax.needle.report.records import Result
@@ -28,6 +29,7 @@ class Content:
     comparisons: tuple[tuple[Comparison, ...], ...]
     predictions: Predictions
     training: tuple[LossCurve, ...]
+    hits: tuple[HitRates, ...]
     command: str
 
     @cached_property
@@ -102,5 +104,6 @@ def collect(
         comparisons=tuple(compare(group, predictions) for group in found),
         predictions=predictions,
         training=load_curves(folders, backbones),
+        hits=load_hits(loaded),
         command=command,
     )

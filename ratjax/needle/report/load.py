@@ -19,6 +19,7 @@ RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
 PROMPTS = "prompts.jsonl"
 TIMING = "timing.json"
+HITS = "hits.json"
 
 
 @dataclass(frozen=True)

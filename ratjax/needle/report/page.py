@@ -12,6 +12,7 @@ from ratjax.needle.report.sections.cost import cost
 from ratjax.needle.report.sections.curves import curves
 from ratjax.needle.report.sections.headline import headline
 from ratjax.needle.report.sections.heat import heat
+from ratjax.needle.report.sections.hits import hits
 from ratjax.needle.report.sections.losses import losses
 from ratjax.needle.report.sections.provenance import provenance
 from ratjax.needle.report.summary import caveats, findings
@@ -22,6 +23,7 @@ _SECTIONS = (
     ("curves", "Curves", curves),
     ("differences", "Differences", heat),
     ("cells", "All cells", cells),
+    ("hits", "Hits", hits),
     ("cost", "Cost", cost),
     ("training", "Training", losses),
     ("answers", "Answers", answers),

@@ -12,9 +12,10 @@ from ratjax.errors import InputError
 from ratjax.needle.report.comparisons import comparisons_document
 from ratjax.needle.report.content import Content, collect
 from ratjax.needle.report.figures import draw_figures
-from ratjax.needle.report.load import PREDICTIONS, PROMPTS, RESULTS, TIMING, Run
+from ratjax.needle.report.load import HITS, PREDICTIONS, PROMPTS, RESULTS, TIMING, Run
 from ratjax.needle.report.markdown import markdown
 from ratjax.needle.report.page import page
+from ratjax.needle.report.records import read_json
 
 PAGE = "index.html"
 # Everything a report may consist of: what an earlier one left and this one lacks is removed.
@@ -24,6 +25,7 @@ OUTPUTS = (
     PREDICTIONS,
     PROMPTS,
     TIMING,
+    HITS,
     "comparisons.json",
     "report.md",
     RESULTS,
@@ -81,6 +83,10 @@ def _write(content: Content, folder: Path) -> None:
     times = [dict(row) for run in content.runs for row in run.timing]
     if times:
         _write_json(folder / TIMING, {"timing": times})
+    hits = [run.folder / HITS for run in content.runs if (run.folder / HITS).is_file()]
+    if hits:
+        rows = [row for path in hits for row in read_json(path)["hits"]]
+        (folder / HITS).write_text(json.dumps({"hits": rows}) + "\n", encoding="utf-8")
     _join_predictions(content.runs, folder / PREDICTIONS)
     _join_prompts(content.runs, folder / PROMPTS)
 
