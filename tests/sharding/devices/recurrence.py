@@ -14,6 +14,7 @@ from tests.train.conftest import compilation_cache, quick_compilation
 __all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 BATCH, TIME, HEADS, DIM = 2, 32, 2, 4
+SLOW = pytest.mark.slow
 
 
 def arrays():
@@ -43,7 +44,10 @@ def differentiate(scan, mesh, inputs, weights):
     return jax.device_get(on_mesh(mesh, gradient)(*inputs))
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 1, 4), (1, 1, 1, 8), (1, 1, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes",
+    [(2, 1, 1, 4), pytest.param((1, 1, 1, 8), marks=SLOW), pytest.param((1, 1, 2, 2), marks=SLOW)],
+)
 def test_the_scan_carries_its_state_over_devices(sizes):
     mesh = mesh_of(sizes)
     inputs, weights = arrays()
@@ -65,8 +69,8 @@ def test_the_scan_carries_its_state_over_devices(sizes):
     ("heads", "kv_heads", "sizes"),
     [
         (8, 8, (1, 1, 2, 4)),  # heads change places with time
-        (8, 2, (2, 1, 2, 2)),  # too few key/value heads for that: gathered
-        (8, 2, (1, 1, 1, 8)),  # four devices read each key/value head
+        (8, 2, (1, 1, 1, 8)),  # too few key/value heads for that: gathered, four read each
+        pytest.param(8, 2, (2, 1, 2, 2), marks=SLOW),
     ],
 )
 def test_attention_over_time_cut_up(heads, kv_heads, sizes):
