@@ -10,7 +10,7 @@ its own step), and a memory that starts near the identity.
 Expected, as compiled (docs/tpu.md; never run): on v5p-128 (64 chips) 16.5 GiB of a chip's 95.7 and
 at best 13.4 s a step, 11.8 hours for the 3178 steps; on v6e-256 with --config.train.microbatches=3
 7.0 of 31.2 GiB and at best 1.7 s, 1.5 hours. The paper took about 10 hours on 64 GH200. Expected
-result: the dense needle scores of OLMo2-7B kept, and those under sparsity of the paper's Table 4.
+result, after the needle fine-tuning: the scores of the RAT+ rows of the paper's Table 4.
 """
 
 import dataclasses
