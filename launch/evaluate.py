@@ -9,6 +9,7 @@ predictions.jsonl, prompts.jsonl and timing.json into the work folder. Killed, i
 stopped when the same command runs again, and ends with the same results.
 """
 
+import os
 import pathlib
 from typing import Any
 
@@ -119,6 +120,9 @@ def describe(experiment: Experiment, parameters: dict[str, int]) -> dict[str, An
 
 
 def main() -> int:
+    # Weights and cache of the paper's size need more than the three quarters of a GPU that JAX
+    # takes by itself; nothing else runs there. Read when the first device is asked for.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     experiment = command.experiment()
     workdir = pathlib.Path(command.FLAGS.workdir)
     models = folders(experiment, pathlib.Path(command.FLAGS.checkpoint))

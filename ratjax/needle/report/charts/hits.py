@@ -17,7 +17,7 @@ def hits_chart(
     floor = min(0.95, *(min(cell.top) for cell in cells))
     frame = Frame.of(320, 200, x=(1, longest), y=(floor, 1.0), margins=(22, 14, 36, 38))
     y_ticks = [(v, f"{v:g}") for v in (round(v, 4) for v in nice_ticks(floor, 1.0, 4))]
-    x_ticks = [(v, str(round(v))) for v in (1, *nice_ticks(1, longest, 4)[1:])]
+    x_ticks = [(v, str(round(v))) for v in (1, *nice_ticks(2, longest, 4))]
     layers = [frame.grid(x_ticks, y_ticks, "hit rate", "head, by rank")]
     for cell in cells:
         spots = [(frame.x(i), frame.y(rate)) for i, rate in enumerate(cell.top, start=1)]
