@@ -1,7 +1,13 @@
 """The evaluate command: a trained folder in, results.json out; bad input in one line."""
 
 import json
+import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import pytest
@@ -18,6 +24,7 @@ from ratjax.needle import load_essays
 from ratjax.needle.essays import SHIPPED
 from ratjax.needle.journal import Journal
 
+ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = """
 from ratjax.config.experiment import Experiment
 from ratjax.config.needle import NeedleConfig
@@ -142,6 +149,30 @@ def test_killed_and_resumed_ends_with_the_same_bytes(evaluate, folder, tmp_path,
     assert not journal.exists()
     # Only what was missing was run: 2 backbones x 2 settings x (5 answers and 3 batches' times).
     assert before - 1 + len(answered) == 2 + 2 * 2 * (5 + 3)
+
+
+@pytest.mark.slow
+def test_killed_outright_and_resumed(folder, tmp_path):
+    def start(workdir):
+        command_line = [
+            sys.executable, "-m", "launch.evaluate", f"--config={folder / 'experiment.py'}",
+            f"--checkpoint={folder / 'models'}", f"--workdir={workdir}", "--config.samples=5",
+        ]  # fmt: skip
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen(command_line, cwd=ROOT, env=environment)
+
+    journal = tmp_path / "killed" / "journal.jsonl"
+    running = start(tmp_path / "killed")
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 6):
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    for name in ("killed", "whole"):
+        assert start(tmp_path / name).wait() == 0
+    for name in SAME:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_another_evaluation_in_the_same_folder_is_refused(evaluate, folder, tmp_path, monkeypatch):
