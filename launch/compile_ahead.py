@@ -21,7 +21,7 @@ from absl import flags
 from launch import command
 from ratjax.ahead import executable
 from ratjax.ahead.libtpu import version
-from ratjax.ahead.overflow import parse_overflow
+from ratjax.ahead.overflow import arguments, parse_overflow
 from ratjax.ahead.programs import Program, decode, prefill, training
 from ratjax.ahead.report import as_json, lines, overflow_json, overflow_lines, report
 from ratjax.ahead.suggest import candidates
@@ -185,7 +185,10 @@ def main() -> int:
             raise
         train = command.FLAGS.program == "train"
         length = stage_of(experiment).sequence_length if train else experiment.needle.context_length
-        print("\n".join(overflow_lines(found, experiment.model, length)))
+        if not found.buffers:
+            inputs = (program.parameters, program.optimizer, program.inputs)
+            found = found._replace(buffers=arguments(inputs))
+        print("\n".join(overflow_lines(found, experiment.model, length, train)))
         command.conclude({**about, **overflow_json(found)})
         return 1
     seconds = time.monotonic() - start

@@ -1,7 +1,11 @@
 """A program that does not fit, in the compiler's words: how much is missing, and what is large."""
 
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from ratjax.ahead.hlo import arrays
 from ratjax.config.model import ModelConfig
@@ -83,15 +87,32 @@ def _bytes(size: str) -> int:
     return int(float(size.removesuffix(unit)) * _UNITS[unit])
 
 
-def remedy(buffer: Buffer, model: ModelConfig, length: int) -> str:
+def arguments(tree: Any) -> tuple[Buffer, ...]:
+    """A program's arguments as buffers, for where the compiler's message names none."""
+    found = []
+    for leaf in jax.tree.leaves(tree):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            dims = leaf.sharding.shard_shape(leaf.shape)
+            size = math.prod(dims) * leaf.dtype.itemsize
+            shape = f"{leaf.dtype}[{','.join(map(str, dims))}]"
+            found.append(Buffer(size, shape, dims, "", "argument"))
+    return tuple(sorted(found, key=lambda b: -b.bytes))
+
+
+def remedy(buffer: Buffer, model: ModelConfig, length: int, trains: bool = True) -> str:
     """The field that makes a buffer smaller, and how to change it.
 
     Args:
       buffer: one of `Overflow.buffers`.
       model: what is trained or run.
       length: tokens of a sequence.
+      trains: whether the program is a training step.
     """
     dims = buffer.dims
+    if not trains:
+        if length in dims or len(dims) == 5:  # a cache: layers, prompts, slots, heads, channels
+            return "lower needle.batch_size or needle.context_length"
+        return "choose a chip with more memory: inference runs on one chip"
     if buffer.kind != "temporary":
         return "raise mesh.fsdp or mesh.tensor: parameters and optimizer state are cut over them"
     if dims.count(length) >= 2:

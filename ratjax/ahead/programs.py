@@ -36,6 +36,7 @@ class Program:
       devices: how many it runs on.
       parameters: those of its arguments that are the model.
       optimizer: those that are the optimizer's state.
+      inputs: its other arguments.
       tokens: that one run of it reads (decode: writes).
       model_flops: operations that the model needs for one run, all devices together
         (`ratjax.train.flops`).
@@ -47,6 +48,7 @@ class Program:
     devices: int
     parameters: Any
     optimizer: Any
+    inputs: Any
     tokens: int
     model_flops: float
     dense_flops: float
@@ -90,6 +92,7 @@ def training(
         mesh.size,
         state.parameters,
         state.optimizer,
+        batch,
         stage.tokens_per_step,
         step_flops(model, patterns, length, stage.batch_size),
         3 * stage.batch_size * attention,
@@ -110,7 +113,8 @@ def prefill(
 
     flops = batch * forward_flops(model, pattern.prefills_as, length, 1)
     attention = batch * dense_flops(model, pattern.prefills_as, length)
-    return Program("prefill", lower, 1, weights, (), batch * length, flops, attention)
+    inputs = tokens, lengths
+    return Program("prefill", lower, 1, weights, (), inputs, batch * length, flops, attention)
 
 
 def decode(
@@ -143,7 +147,7 @@ def decode(
 
     # Attention aside, which is little beside the weights until caches are very long.
     flops = batch * (forward_flops(model, Dense(), 1, 1) - attention_flops(model, Dense(), 1))
-    return Program("decode", lower, 1, weights, (), batch, flops, 0.0)
+    return Program("decode", lower, 1, weights, (), state, batch, flops, 0.0)
 
 
 def _prefill(

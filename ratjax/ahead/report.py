@@ -189,7 +189,9 @@ def overflow_json(found: Overflow) -> dict[str, Any]:
     }
 
 
-def overflow_lines(found: Overflow, model: ModelConfig, length: int) -> list[str]:
+def overflow_lines(
+    found: Overflow, model: ModelConfig, length: int, trains: bool = True
+) -> list[str]:
     """The same for people, with the field that would help, for each buffer."""
     text = [
         f"does not fit: needs {found.used / GIB:.2f} GiB of {found.memory} where there are "
@@ -198,5 +200,5 @@ def overflow_lines(found: Overflow, model: ModelConfig, length: int) -> list[str
     for b in found.buffers[:8]:
         made = f" ({b.made_by.rsplit('/', 2)[-1]})" if b.made_by else ""
         text.append(f"  {b.bytes / GIB:.3f} GiB {b.kind} {b.shape}{made}")
-        text.append(f"      {remedy(b, model, length)}")
+        text.append(f"      {remedy(b, model, length, trains)}")
     return text

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax.sharding import Mesh
@@ -47,12 +48,8 @@ def saved_step(
         stage = span.stage
         key = executable.key_of(model, train, stage, total, sizes, kind)
         batch = abstract_batch(stage.batch_size, stage.sequence_length, mesh)
-        lower = lambda: step.lower(  # noqa: E731
-            abstract_state(model, train, mesh),
-            batch,
-            stage.recurrence,
-            None,  # noqa: B023
-        )
+        state = abstract_state(model, train, mesh)
+        lower = partial(step.lower, state, batch, stage.recurrence, None)
         compiled, problem = executable.load(path, key, lower)
         if compiled is not None:
             shape = batch.tokens.shape

@@ -1,6 +1,8 @@
+import jax
+import jax.numpy as jnp
 import pytest
 
-from ratjax.ahead.overflow import Buffer, parse_overflow, remedy
+from ratjax.ahead.overflow import Buffer, arguments, parse_overflow, remedy
 from ratjax.ahead.report import overflow_json, overflow_lines
 from ratjax.config.presets import preset
 from tests.ahead.programs import OVERFLOW
@@ -47,6 +49,26 @@ def test_other_messages():
 def test_the_field_that_helps(dims, kind, fields):
     buffer = Buffer(1, "", dims, "", kind)
     assert fields in remedy(buffer, preset("olmo2_1b"), length=4096)
+
+
+def test_inference_has_fields_of_its_own():
+    cache = Buffer(1, "", (32, 32, 4224, 32, 128), "", "argument")
+    weights = Buffer(1, "", (32, 4096, 11008), "", "argument")
+    model = preset("olmo2_7b")
+    assert "needle.batch_size" in remedy(cache, model, 4096, trains=False)
+    assert "more memory" in remedy(weights, model, 2048, trains=False)
+
+
+def test_arguments_where_the_compiler_names_nothing():
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    small, large = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place) for shape in ((2, 3), (40, 50))
+    )
+    found = arguments({"a": small, "b": [large]})
+    assert [(b.bytes, b.shape, b.kind) for b in found] == [
+        (4000, "bfloat16[40,50]", "argument"),
+        (12, "bfloat16[2,3]", "argument"),
+    ]
 
 
 def test_lines_name_sizes_and_fields():
