@@ -18,13 +18,24 @@ import jax.numpy as jnp
 _PACKAGES = ("jax", "jaxlib", "jax-triton", "triton", "torch")
 
 
+_WARM_UP = 0.2  # seconds that a device which idled needs to reach its clocks
+
+
+def warm(run) -> None:
+    """Runs something until the device has reached its clocks."""
+    end = time.perf_counter() + _WARM_UP
+    run()
+    while time.perf_counter() < end:
+        run()
+
+
 def milliseconds(function, *args, calls: int = 20, repeats: int = 9) -> float:
     """The median over `repeats` of the mean time of `calls` calls queued back to back.
 
     Queueing hides what a launch costs the host, which is right for operations of a training step.
     Inputs should be larger than the GPU's cache.
     """
-    jax.block_until_ready(function(*args))
+    warm(lambda: jax.block_until_ready(function(*args)))
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -40,7 +51,8 @@ def chained_milliseconds(step, carry, *args, steps: int = 50, repeats: int = 9) 
 
     For operations so short that the host could not queue them fast enough, and for those that
     update a cache in place: `carry = step(carry, *args)`. Ten steps a turn of the loop, so that
-    the loop's own work is not counted.
+    the loop's own work is not counted; starting a program and hearing of its end take some 0.2 ms
+    in all, so `steps` should be many where they are short.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -48,11 +60,15 @@ def chained_milliseconds(step, carry, *args, steps: int = 50, repeats: int = 9) 
         body = lambda _, carry: step(carry, *args)  # noqa: E731
         return jax.lax.fori_loop(0, steps, body, carry, unroll=10)
 
-    carry = jax.block_until_ready(many(carry, *args))
+    def run():
+        nonlocal carry
+        carry = jax.block_until_ready(many(carry, *args))
+
+    warm(run)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        carry = jax.block_until_ready(many(carry, *args))
+        run()
         times.append((time.perf_counter() - start) / steps)
     return 1e3 * statistics.median(times)
 
@@ -74,7 +90,11 @@ def torch_milliseconds(function, calls: int = 20, repeats: int = 9) -> float:
     """`milliseconds` for a function of PyTorch, by CUDA events."""
     import torch
 
-    function()
+    def run():
+        function()
+        torch.cuda.synchronize()
+
+    warm(run)
     times = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -56,7 +56,7 @@ def main(_):
     peak = peak_flops(jax.devices()[0])
     for case in _CASES.value:
         config, batch_size, length, recurrence = CASES[case]
-        with prefer("xla"):
+        with prefer("cudnn", "xla"):
             without = _prepare(config, batch_size, length, recurrence)
         with_kernels = _prepare(config, batch_size, length, recurrence)
         ours, plain = (

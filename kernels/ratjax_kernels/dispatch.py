@@ -24,25 +24,26 @@ _PREFERENCE = {"gpu": ("triton", "cudnn", "xla"), "tpu": ("pallas_tpu", "xla")}
 _ANYWHERE = ("xla",)
 _KERNELS = ("pallas_tpu", "triton")
 
-_preferred: str | None = None
+_preferred: tuple[str, ...] = ()
 
 _log = logging.getLogger("ratjax_kernels")
 
 
 @contextlib.contextmanager
-def prefer(name: str):
-    """Within it `implementation=None` means `name`, for operations that have it and can use it.
+def prefer(*names: str):
+    """Within it `implementation=None` means the first of `names` that an operation has and can use.
 
     For comparisons and for ruling out a kernel when something looks wrong. A program that was
     compiled before keeps what it was compiled with: call `jax.clear_caches()` in between.
 
     Raises:
-      ValueError: no operation has an implementation of this name.
+      ValueError: no operation has an implementation of such a name.
     """
     global _preferred
-    if name not in NAMES:
-        raise ValueError(f"prefer: {name!r} is none of {', '.join(map(repr, NAMES))}")
-    before, _preferred = _preferred, name
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"prefer: {name!r} is none of {', '.join(map(repr, NAMES))}")
+    before, _preferred = _preferred, names
     try:
         yield
     finally:
@@ -89,8 +90,7 @@ class Operation:
             if problem:
                 raise ValueError(f"{self.name}: implementation={implementation!r} {problem}")
             return _call(implementation, function, args, kwargs)
-        preferred = (_preferred,) if _preferred else ()
-        for name in (*preferred, *_PREFERENCE.get(platform(), _ANYWHERE)):
+        for name in (*_preferred, *_PREFERENCE.get(platform(), _ANYWHERE)):
             if name not in self._names:
                 continue
             function, problem = self._resolve(name, args, kwargs)
