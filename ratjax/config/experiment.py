@@ -37,7 +37,7 @@ class Experiment:
     samples: int = 500
     train: TrainConfig = TrainConfig()
     data: DataConfig = DataConfig()
-    mesh: MeshConfig = MeshConfig()  # noqa: RUF009
+    mesh: MeshConfig = MeshConfig()
     needle: NeedleConfig = NeedleConfig()
 
     def __post_init__(self):
