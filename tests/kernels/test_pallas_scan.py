@@ -1,10 +1,6 @@
 """The memory's TPU kernels: in Pallas' TPU interpreter, and through the TPU's compiler."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-import textwrap
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +8,9 @@ import numpy as np
 import pytest
 
 from ratjax_kernels import decay_scan
-from ratjax_kernels.pallas_call import interpreting
 from ratjax_kernels.scan import pallas_tpu
 from tests.kernels import oracle
+from tests.kernels.pallas_devices import compiled, compiles_for_tpus, interpreted
 
 
 def outputs_and_gradients(implementation, arrays, state, cotangents):
@@ -40,8 +36,7 @@ def test_outputs_and_all_gradients(length, heads, channels, dtype, monkeypatch):
     wide = [oracle.normal(rng, (2, length, heads, channels), dtype) for _ in range(5)]
     narrow = [oracle.normal(rng, (2, heads, channels)) for _ in range(4)]
     args = tuple(wide[:3]), tuple(narrow[:2]), (tuple(wide[3:]), tuple(narrow[2:]))
-    with interpreting():
-        have = outputs_and_gradients("pallas_tpu", *args)
+    have = interpreted(functools.partial(outputs_and_gradients, "pallas_tpu"), *args)
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outputs_and_gradients("reference", *exact)
     plain = outputs_and_gradients("xla", *args)
@@ -55,68 +50,35 @@ def test_saturated_gates():
     gates, k, v = (oracle.normal(rng, (1, 20, 1, 128)) for _ in range(3))
     gates = gates.at[:, 5].set(jnp.inf).at[:, 9].set(-jnp.inf).at[:, 15:].set(jnp.inf)
 
-    def gradients(implementation):
+    def gradients(implementation, *arrays):
         def loss(*arrays):
             return sum((x**2).sum() for x in decay_scan(*arrays, implementation=implementation))
 
-        return jax.grad(loss, argnums=(0, 1, 2))(gates, k, v)
+        return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
 
-    with interpreting():
-        have = gradients("pallas_tpu")
-    for h, w in zip(have, gradients("reference"), strict=True):
+    have = interpreted(functools.partial(gradients, "pallas_tpu"), gates, k, v)
+    for h, w in zip(have, gradients("reference", gates, k, v), strict=True):
         np.testing.assert_allclose(h, w, atol=1e-5, rtol=1e-5)
     np.testing.assert_array_equal(have[0][:, [5, 9, 15, 19]], 0)
 
 
 PROGRAM = """
-    import jax, jax.numpy as jnp
-    from jax.experimental import topologies
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
     from ratjax_kernels import decay_scan
-
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name={name!r}, chip_config_name={chip!r},
-        chips_per_host_bounds={bounds}, num_slices=1, wrap=(False,) * 3,
-    )
-    everywhere = NamedSharding(Mesh(topology.devices[:1], ("x",)), PartitionSpec())
-    array = jax.ShapeDtypeStruct((1, {length}, 32, 128), jnp.bfloat16, sharding=everywhere)
 
     def train(gates, k, v, dk, dv):
         scan = lambda *x: decay_scan(*x, implementation="pallas_tpu")
         out, pull = jax.vjp(scan, gates, k, v)
         return out, pull((dk, dv))
 
-    compiled = jax.jit(train).lower(*[array] * 5).compile()
-    kernels = compiled.as_text().count('custom_call_target="tpu_custom_call"')
-    print("RESULT", kernels, compiled.memory_analysis().temp_size_in_bytes)
+    for length in 4096, 32768:
+        report(train, *[array(1, length, 32, 128)] * 5)
 """
 
 
-@pytest.mark.tpu_compile
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-@pytest.mark.parametrize("length", [4096, 32768])
-@pytest.mark.parametrize(
-    "name,chip,bounds",
-    [
-        ("v5e:2x2", "default", (2, 2, 1)),
-        ("v5:2x2x1", "megacore", (2, 2, 1)),
-        ("v6e:2x2", "default", (2, 2, 1)),
-    ],
-)
-def test_compiles_for_tpus(name, chip, bounds, length):
-    program = textwrap.dedent(PROGRAM).format(name=name, chip=chip, bounds=bounds, length=length)
-    # A process of its own: libtpu reads its environment once, and only one process may hold it.
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    kernels, temporary = map(int, done.stdout.split("RESULT")[1].split())
-    assert kernels == 2
-    # Nothing is laid out anew: beside arguments and results there are the states entering tiles.
-    assert temporary < 32 * 2**20
+@compiles_for_tpus
+def test_compiles(chip):
+    for kernels, temporary in compiled(chip, PROGRAM):
+        assert kernels == 2
+        # Nothing is laid out anew: beside arguments and results there are the states that enter
+        # tiles.
+        assert temporary < 32 * 2**20
