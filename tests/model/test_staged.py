@@ -179,7 +179,7 @@ def test_hits_of_what_was_kept(model, tokens):
     assert (np.sum(found, axis=0)[:, 0] == 12).all()
 
 
-@pytest.mark.parametrize("selector", ["original", "random"])
+@pytest.mark.parametrize("selector", ["original", pytest.param("random", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [quest.Quest, snapkv.SnapKV])
 def test_selections_are_steered(model, tokens, kind, selector):
     # Three pages of eight (the first and the newest forced), or twelve tokens (the last six).
