@@ -23,6 +23,9 @@ from tests.kernels import oracle
 from tests.kernels.devices import assert_rounded_like
 from tests.kernels.pallas_devices import interpreted
 
+# The interpreter is compiled anew for every shape.
+pytestmark = pytest.mark.slow
+
 TPU, XLA, REFERENCE = ({"implementation": x} for x in ("pallas_tpu", "xla", "reference"))
 
 

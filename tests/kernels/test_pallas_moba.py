@@ -13,6 +13,9 @@ from ratjax_kernels.block_prefill import pallas_lists, pallas_tpu
 from tests.kernels import oracle
 from tests.kernels.pallas_devices import compiled, compiles_for_tpus, interpreted
 
+# The interpreter is compiled anew for every shape.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch):

@@ -13,6 +13,9 @@ from ratjax_kernels.dense_prefill import pallas_tpu
 from tests.kernels import oracle
 from tests.kernels.pallas_devices import compiled, compiles_for_tpus, interpreted
 
+# The interpreter is compiled anew for every shape.
+pytestmark = pytest.mark.slow
+
 
 def inputs(length, heads=2, kv_heads=1, channels=8, dtype=jnp.float32, batch=1):
     rng = np.random.default_rng(length)

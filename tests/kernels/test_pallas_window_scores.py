@@ -13,6 +13,9 @@ from tests.kernels import oracle
 from tests.kernels.devices import assert_rounded_like
 from tests.kernels.pallas_devices import compiled, compiles_for_tpus, interpreted
 
+# The interpreter is compiled anew for every shape.
+pytestmark = pytest.mark.slow
+
 run = functools.partial(window_scores, implementation="pallas_tpu")
 
 
