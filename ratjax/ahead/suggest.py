@@ -18,7 +18,7 @@ from ratjax.model.parameters import abstract_parameters
 from ratjax.train.flops import step_flops
 from ratjax.train.step import passes
 
-REMAT = ("none", "save_attention", "full")
+REMAT = ("none", "save_products", "save_attention", "full")
 _LARGEST_TENSOR = 8  # beyond, exchanges of activations cost more than they save
 
 
@@ -125,10 +125,14 @@ def hbm_bytes(
     # Parameter, two moments, the gradient and, over microbatches, their sum: float32.
     state = (16 + 4 * (microbatches > 1)) * parameters / (mesh.fsdp * mesh.tensor)
     gathered = 2 * 2 * parameters / model.num_layers / mesh.tensor
+    # The memory's kernel keeps keys and values, its gates are one more projection of the keys.
+    scanned = model.head_dim * 3 * model.num_kv_heads / mesh.tensor if model.memory else 0
+    attended = heads + scanned + model.head_dim * model.num_heads / mesh.tensor
     kept = {
         "full": width,
-        "save_attention": width + heads + model.head_dim * model.num_heads / mesh.tensor,
-        "none": 6 * width + 3 * heads + 3 * wide,
+        "save_attention": width + attended,
+        "save_products": 3 * width + attended + 2 * wide,
+        "none": 6 * width + 3 * heads + scanned + 3 * wide,
     }[remat]
     in_use = 4 * tokens * (6 * width + 2 * heads + 3 * wide)
     chunk = min(train.loss_chunk, stage.sequence_length // mesh.context)
@@ -150,7 +154,8 @@ def seconds(
     chip = topology.chip
     patterns = [p for group in passes(train, stage.recurrence) for p in group.values()]
     work = step_flops(model, patterns, stage.sequence_length, stage.batch_size) / topology.chips
-    compute = work * (1 if remat == "none" else 4 / 3) / chip.peak_flops
+    again = remat in ("save_attention", "full")  # the forward pass, or most of it
+    compute = work * (4 / 3 if again else 1) / chip.peak_flops
     parameters = _parameters(model) / mesh.tensor
     # Gathered for both directions and scattered once, in bfloat16, at every microbatch.
     travelling = 3 * 2 * parameters * microbatches * _share(mesh.fsdp)
@@ -158,7 +163,7 @@ def seconds(
     tokens = stage.tokens_per_step / mesh.batch_shards / mesh.context
     residual = 2 * tokens * model.hidden_size * model.num_layers
     # Two sums over the tensor axis a layer and direction, one more forward pass recomputed.
-    travelling += 2 * 2 * (2 if remat == "none" else 3) * residual * _share(mesh.tensor)
+    travelling += 2 * 2 * (3 if again else 2) * residual * _share(mesh.tensor)
     travelling += 4 * 3 * residual * _share(mesh.context) / mesh.context
     network = len(patterns) * travelling / chip.ici_bandwidth
     return max(compute, network) + 0.5 * min(compute, network)

@@ -84,8 +84,10 @@ class ModelConfig:
       memory: the decaying memory, or None for plain attention. The only field in which a
         matched pair differs.
       dtype: the compute dtype; parameters are float32.
-      remat: what the backward pass recomputes. `none`: nothing; `save_attention`: all but
-        the projected q, k, v and attention's output; `full`: everything but each layer's input.
+      remat: what the backward pass recomputes. `none`: nothing; `save_products`: all but what
+        matrix products and kernels gave, so norms, rotations and activations, which costs
+        little; `save_attention`: all but the projected q, k, v and gates and what attention's
+        and the memory's kernels gave; `full`: everything but each layer's input.
       unroll: layers that one turn of the loop over layers holds. More compile longer and may
         run faster: tiny models on CPUs gain.
     """
@@ -140,7 +142,7 @@ class ModelConfig:
         check_choice("model.qk_init", self.qk_init, ("independent", "equal"))
         check_choice("model.previous_token_init", self.previous_token_init, ("independent", "copy"))
         check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
-        check_choice("model.remat", self.remat, ("none", "save_attention", "full"))
+        check_choice("model.remat", self.remat, ("none", "save_products", "save_attention", "full"))
 
     @property
     def queries_per_kv_head(self) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from ratjax.config.model import ModelConfig
 from ratjax.model.layers import RMSNorm, normal, rope, weight
 from ratjax.model.memory import DecayMemory
+from ratjax.model.remat import PROJECTIONS
 from ratjax.shapes import (
     HeadState,
     Keys,
@@ -59,6 +60,7 @@ class Attention(nnx.Module):
         q = jnp.einsum("btm,mhd->bthd", x, weight(self.w_q, x.dtype))
         k = jnp.einsum("btm,mgd->btgd", x, weight(self.w_k, x.dtype))
         v = jnp.einsum("btm,mgd->btgd", x, weight(self.w_v, x.dtype))
+        q, k, v = (checkpoint_name(a, PROJECTIONS) for a in (q, k, v))
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None and not self.norm_follows_memory:
@@ -79,7 +81,6 @@ class Attention(nnx.Module):
 
     def output(self, x: Residual, attended: Queries) -> Residual:
         """The output gate, where there is one, and the projection back to the residual."""
-        attended = checkpoint_name(attended, "attention")
         if self.w_output_gate is not None:
             gate = jnp.einsum("btm,mhd->bthd", x, weight(self.w_output_gate, x.dtype))
             attended = attended * jax.nn.sigmoid(gate)
@@ -102,7 +103,6 @@ class Attention(nnx.Module):
             k = jnp.where(valid[..., None, None], k, 0)
             v = jnp.where(valid[..., None, None], v, 0)
         q, k = self.rotate(q, k, jnp.arange(x.shape[1], dtype=jnp.int32)[None])
-        q, k, v = (checkpoint_name(a, "qkv") for a in (q, k, v))
         return q, k, v, state
 
     def __call__(

@@ -18,25 +18,18 @@ from ratjax.errors import ConfigError
 from ratjax.model.block import Block
 from ratjax.model.generation import Generation, generate
 from ratjax.model.layers import RMSNorm, normal
+from ratjax.model.remat import remat
 from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, Logits, PRNGKeyArray, PromptKeys, Residual, Tokens
 from ratjax.sharding import (
-    active_mesh,
     constrain,
     gather,
-    keep_no_gathers,
     look_up,
     pick,
 )
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern, Patterns, Reads
 from ratjax.sparsity.selection import fold_in
-
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "save_attention": jax.checkpoint_policies.save_only_these_names("qkv", "attention"),
-}
 
 
 def runs(patterns: Patterns, num_layers: int) -> list[tuple[Pattern, int, int]]:
@@ -101,6 +94,8 @@ class Decoder(nnx.Module):
     def stacks(self, patterns: Patterns) -> Iterator[tuple[Pattern, Block, Int32[Array, " n"]]]:
         """Each run of layers: its pattern, its stacked blocks, its layers' indices."""
         for pattern, start, stop in runs(patterns, self.config.num_layers):
+            if pattern.uses_raw and self.config.memory is None:
+                raise ConfigError("pattern", pattern, "reads what a memory is fed; there is none")
             whole = stop - start == self.config.num_layers
             blocks = self.blocks if whole else jax.tree.map(lambda a: a[start:stop], self.blocks)  # noqa: B023
             yield pattern, blocks, jnp.arange(start, stop, dtype=jnp.int32)
@@ -133,11 +128,7 @@ class Decoder(nnx.Module):
                 attend = lambda h: (block.attention(h, run_pattern, document_starts),)  # noqa: E731
                 return block(x, attend)[0], None
 
-            policy = REMAT_POLICIES[self.config.remat]
-            if policy is None and active_mesh() is not None:
-                policy = keep_no_gathers
-            if policy is not None:
-                body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+            body = remat(body, self.config.remat)
             x, _ = jax.lax.scan(body, x, blocks, unroll=self.config.unroll)
         return self.norm(x)
 
@@ -203,7 +194,7 @@ class Decoder(nnx.Module):
         caches, memories, all_reads = [], [], []
         for index, (run_pattern, blocks, layers) in enumerate(self.stacks(pattern)):
 
-            def body(carry, xs, run_pattern=run_pattern):
+            def body(carry, xs, run_pattern=run_pattern.decodes_as):
                 x, cache = carry
                 block, memory, layer, slot = xs
                 attend = lambda h: block.attention.decode(  # noqa: E731

@@ -5,10 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Float32
 
 from ratjax.config.model import MemoryConfig, ModelConfig
 from ratjax.model.layers import normal, rms_normalize, weight
+from ratjax.model.remat import PROJECTIONS
 from ratjax.shapes import HeadState, Keys, PRNGKeyArray, Residual, Values
 from ratjax.sharding import sharded_decay_scan
 from ratjax_kernels import decay_step
@@ -85,7 +87,7 @@ class DecayMemory(nnx.Module):
           The memory's keys and values in the dtypes of k and v, and the last state in
           float32: for each sequence, the one after its last valid position.
         """
-        logits = self.gate_logits(x)
+        logits = checkpoint_name(self.gate_logits(x), PROJECTIONS)
         if document_starts is not None:
             # A fresh start is h = (1 - g) x. The scan's own gate must be 0 there to drop the
             # old state, so the factor moves into the input.

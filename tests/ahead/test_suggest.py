@@ -44,7 +44,7 @@ def test_less_memory_is_needed_with_more_of_everything():
     def need(mesh=cut, microbatches=4, remat="save_attention"):
         return hbm_bytes(MODEL, TrainConfig(), STAGE, mesh, microbatches, remat)
 
-    assert need(remat="full") < need() < need(remat="none")
+    assert need(remat="full") < need() < need(remat="save_products") < need(remat="none")
     assert need(microbatches=12) < need(microbatches=3)
     assert need() < need(MeshConfig(4, 16))
     assert need(MeshConfig(1, 32, 2), microbatches=8) < need(MeshConfig(2, 32), microbatches=4)

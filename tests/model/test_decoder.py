@@ -77,7 +77,7 @@ def test_olmo2_block_is_post_norm_and_ratplus_pre_norm():
         assert close == invariant
 
 
-@pytest.mark.parametrize("remat", ["save_attention", "full"])
+@pytest.mark.parametrize("remat", ["save_products", "save_attention", "full"])
 def test_rematerialisation_changes_no_gradient(remat):
     config = with_memory(TINY, MemoryConfig())
     tokens = tokens_for(config)

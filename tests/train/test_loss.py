@@ -7,6 +7,7 @@ from ratjax.data import Batch
 from ratjax.model import Decoder
 from ratjax.model.parameters import to_model
 from ratjax.sparsity.dense import Dense
+from ratjax.train.cross_entropy import How, entropy_sums
 from ratjax.train.loss import logit_positions, loss_sums
 from tests.train.conftest import VOCAB, random_parameters
 
@@ -42,6 +43,43 @@ def test_gradients_do_not_depend_on_the_chunk(model, batch):
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True):
         # sums in another order
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def plain(head, hidden, targets, mask, z_loss):
+    """The sum as written, for JAX to differentiate."""
+    logits = hidden @ head
+    log_partition = jax.nn.logsumexp(logits, axis=-1)
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.where(mask, log_partition - picked + z_loss * log_partition**2, 0.0).sum()
+
+
+@pytest.mark.parametrize("positions", [3, 8])
+@pytest.mark.parametrize("chunk", [2, 3, 8])
+def test_the_gradient_is_that_of_the_sum_as_written(chunk, positions):
+    """At any factor that comes back, and where few positions have targets."""
+    rng = np.random.default_rng(0)
+    head, hidden = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, VOCAB), (4, 8, 6)))
+    targets = jnp.asarray(rng.integers(VOCAB, size=(4, 8)), jnp.int32)
+    mask = jnp.asarray(rng.permuted(np.arange(8) < np.ones((4, 1)) * 3, axis=1))
+    how = How(0.1, chunk, positions)
+
+    def ours(head, hidden):
+        return jnp.sin(0.01 * entropy_sums(how, head, hidden, targets, mask)[0])
+
+    def theirs(head, hidden):
+        return jnp.sin(0.01 * plain(head, hidden, targets, mask, 0.1))
+
+    found = jax.jit(jax.grad(ours, (0, 1)))(head, hidden)
+    for one, other in zip(found, jax.grad(theirs, (0, 1))(head, hidden), strict=True):
+        # sums of 12 terms in another order
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_only_read_has_no_gradient(model, batch):
+    def entropy(model):
+        return loss_sums(model, batch, Dense(), 0.0, 3)[1]
+
+    assert all(not np.asarray(g).any() for g in jax.tree.leaves(jax.jit(jax.grad(entropy))(model)))
 
 
 @pytest.mark.parametrize("chunk", [2, 8])

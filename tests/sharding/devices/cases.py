@@ -26,7 +26,7 @@ OTHER = dataclasses.replace(
     output_gate=True,
     norm="pre",
     mlp="gelu",
-    remat="save_attention",
+    remat="save_products",
     memory=MemoryConfig(init="log_uniform", place="before_k_norm", reset_at_documents=True),
 )
 MODELS = {"attention": ATTENTION, "memory": MEMORY, "other": OTHER}
