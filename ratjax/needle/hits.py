@@ -30,8 +30,8 @@ def targets(prompt: Prompt, tokenizer: Tokenizer) -> tuple[list[int], list[int]]
     The answer is that of the training rows: all answers, joined by commas. A token that holds no
     character of an answer (a comma alone) is copied from nowhere: -1.
     """
-    text, places = ",".join(prompt.draft.answers), []
-    for start, stop in prompt.draft.answer_spans(prompt.text):
+    text, places = ",".join(prompt.answers), []
+    for start, stop in prompt.spans:
         places += [*range(start, stop), -1]  # -1: the comma behind it
     answer = encode(plain(tokenizer), [text])[0]
     needed = []

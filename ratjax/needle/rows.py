@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from ratjax.errors import InputError, check_positive
 from ratjax.needle import wording
 from ratjax.needle.copying import CopyRows, copy_rows
-from ratjax.needle.drawing import Prompt, draw_prompts
+from ratjax.needle.drawing import DrawnPrompt, draw_prompts
 from ratjax.needle.drills import DrillRows, drill_rows
 from ratjax.needle.encoding import encode, fingerprint, plain
 from ratjax.needle.essays import Essays
@@ -134,7 +134,7 @@ def build_rows(
 
 
 def _needle_rows(
-    prompts: Iterator[Prompt], part: NeedleRows, tokenizer: Tokenizer, length: int, eos_id: int
+    prompts: Iterator[DrawnPrompt], part: NeedleRows, tokenizer: Tokenizer, length: int, eos_id: int
 ) -> tuple[Int32[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
     tokens = np.full((part.rows, length), eos_id, np.int32)
     mask = np.zeros((part.rows, length), bool)
@@ -163,7 +163,7 @@ def _needle_rows(
     return tokens, mask
 
 
-def _turns(prompt: Prompt, questions: int) -> list[tuple[str, str]]:
+def _turns(prompt: DrawnPrompt, questions: int) -> list[tuple[str, str]]:
     """Each question's text and its answers; the first one's text ends the prompt already."""
     draft = prompt.draft
     turns = [("", ",".join(draft.answers))]
