@@ -1,10 +1,23 @@
-"""Training data: folders of rows or token streams, mixed by weight, read in a fixed order."""
+"""Training data: folders of rows or token streams, mixed by weight, read in a fixed order.
 
-from ratjax.data.batch import Batch
-from ratjax.data.batches import Batches, Source, iterate, open_source
-from ratjax.data.folder import MissingDataError
-from ratjax.data.rows import Rows, write_rows
-from ratjax.data.stream import Stream, write_stream
+What is named here is imported when it is first used: the processes that tokenize need no JAX.
+"""
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "Batch": "batch",
+    "Batches": "batches",
+    "MissingDataError": "folder",
+    "Rows": "rows",
+    "Source": "batches",
+    "Stream": "stream",
+    "iterate": "batches",
+    "open_source": "batches",
+    "write_rows": "rows",
+    "write_stream": "stream",
+}
 
 __all__ = [
     "Batch",
@@ -18,3 +31,9 @@ __all__ = [
     "write_rows",
     "write_stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,26 +1,27 @@
 """Token streams: documents end to end, each followed by EOS, cut into windows when read.
 
-A folder of headerless little-endian uint32 files and an `index.json` that names them:
-`{"format": 1, "eos_id":, "vocab_size":, "documents":, "files": [{"name":, "tokens":}]}`.
+A folder whose `index.json` names files of little-endian tokens, which lie in it or elsewhere:
+`{"format": 1, "eos_id":, "dtype": "uint32", "files": [{"name":, "tokens":, "offset": 0}]}`,
+with `vocab_size` and `documents` where they are known. `dtype` and `offset` (bytes before a
+file's first token) may be left out.
 """
 
-import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import tokenizers
 from jaxtyping import Int64
 
 from ratjax.data.batch import Batch
+from ratjax.data.encoding import TokenWriter, encode
 from ratjax.data.folder import INDEX, MissingDataError, fingerprint, read_index
-from ratjax.errors import InputError
+from ratjax.errors import InputError, check_choice
 from ratjax.files import new_folder, write_json
 
 FORMAT = 1
-TOKEN = np.dtype("<u4")
-DOCUMENTS_AT_ONCE = 1024
+DTYPES = {"uint32": np.dtype("<u4"), "uint16": np.dtype("<u2")}
 
 
 def write_stream(
@@ -30,7 +31,9 @@ def write_stream(
     eos_id: int,
     file_tokens: int = 1 << 28,
 ) -> int:
-    """Tokenizes documents into a stream, all or nothing.
+    """Tokenizes documents into a stream, all or nothing, in this process.
+
+    What does not fit into memory, or takes long, is for `ratjax.data.corpus`.
 
     Args:
       folder: where to write.
@@ -45,40 +48,30 @@ def write_stream(
     Raises:
       InputError: no text at all, or a folder that exists and is not empty.
     """
-    files, total, documents = [], 0, 0
+    files, documents = {}, 0
     with new_folder(folder) as part:
-        encoded = _encode(texts, tokenizer)
-        while (first := next(encoded, None)) is not None:
-            name, size = f"{len(files):05d}.bin", 0
-            with (part / name).open("wb") as file:
-                for ids in itertools.chain([first], encoded):
-                    np.asarray([*ids, eos_id], TOKEN).tofile(file)
-                    size += len(ids) + 1
-                    documents += 1
-                    if size >= file_tokens:
-                        break
-            files.append({"name": name, "tokens": size})
-            total += size
+        encoded = encode(texts, tokenizer)
+        following = next(encoded, None)
+        while following is not None:
+            name = f"{len(files):05d}.bin"
+            with TokenWriter(part / name, eos_id) as file:
+                while following is not None and file.tokens < file_tokens:
+                    file.add(following[1])
+                    following = next(encoded, None)
+            files[name] = file.tokens
+            documents += file.documents
         if not files:
             raise InputError(f"{folder}: there is no text to write into it")
-        write_json(
-            part / INDEX,
-            {
-                "format": FORMAT,
-                "eos_id": eos_id,
-                "vocab_size": tokenizer.get_vocab_size(),
-                "documents": documents,
-                "files": files,
-            },
-        )
-    return total
+        vocab_size = tokenizer.get_vocab_size()
+        write_index(part, files, eos_id, vocab_size=vocab_size, documents=documents)
+    return sum(files.values())
 
 
-def _encode(texts: Iterable[str], tokenizer: tokenizers.Tokenizer) -> Iterator[list[int]]:
-    texts = (text for text in texts if text)
-    while some := list(itertools.islice(texts, DOCUMENTS_AT_ONCE)):
-        for encoding in tokenizer.encode_batch(some, add_special_tokens=False):
-            yield encoding.ids
+def write_index(folder: pathlib.Path, files: dict[str, int], eos_id: int, **facts) -> None:
+    """Writes the index of files of uint32 tokens, at once; `files` gives the tokens of each."""
+    listed = [{"name": name, "tokens": tokens} for name, tokens in files.items()]
+    facts = {"format": FORMAT, "eos_id": eos_id, "dtype": "uint32", **facts}
+    write_json(folder / INDEX, {**facts, "files": listed})
 
 
 class Stream:
@@ -103,23 +96,27 @@ class Stream:
         self.index = read_index(folder)
         try:
             self.eos_id = int(self.index["eos_id"])
-            sizes = {str(file["name"]): int(file["tokens"]) for file in self.index["files"]}
-        except (KeyError, TypeError, ValueError) as error:
+            listed = [
+                (pathlib.Path(folder) / file["name"], int(file["tokens"]), file.get("offset", 0))
+                for file in self.index["files"]
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{folder}/index.json: not the index of a token stream (field {error}); "
                 "make the folder again"
             ) from None
-        paths = [pathlib.Path(folder) / name for name in sizes]
-        self.files = [_open(path, sizes[path.name]) for path in paths]
+        dtype = self.index.get("dtype", "uint32")
+        check_choice(f"{folder}/index.json: dtype", dtype, DTYPES)
+        self.files = [_open(path, DTYPES[dtype], *place) for path, *place in listed]
         windows = [max(0, len(file) - 1) // sequence_length for file in self.files]
         self.ends = np.cumsum(windows)
         if not windows or not self.ends[-1]:
+            longest = max((len(file) for file in self.files), default=0)
             raise InputError(
-                f"{folder}: too short: its longest file has {max(sizes.values(), default=0)} "
-                f"tokens, and one window of sequence_length={sequence_length} needs one more "
-                "than that"
+                f"{folder}: too short: its longest file has {longest} tokens, and one window of "
+                f"sequence_length={sequence_length} needs one more than that"
             )
-        self.fingerprint = fingerprint(*paths)
+        self.fingerprint = fingerprint(*(path for path, *_ in listed))
         self.most_targets = sequence_length
 
     def __len__(self) -> int:
@@ -146,13 +143,15 @@ class Stream:
         )
 
 
-def _open(path: pathlib.Path, tokens: int) -> np.ndarray:
+def _open(path: pathlib.Path, dtype: np.dtype, tokens: int, offset: int) -> np.ndarray:
     if not path.is_file():
         raise MissingDataError(f"{path}: missing; make the folder again")
     size = path.stat().st_size
-    if size != tokens * TOKEN.itemsize:
+    if size != offset + tokens * dtype.itemsize:
         raise InputError(
-            f"{path}: has {size} bytes, its index says {tokens} tokens of {TOKEN.itemsize} bytes; "
+            f"{path}: has {size} bytes, its index says {tokens} tokens of {dtype.itemsize} bytes; "
             "it was truncated or changed; make the folder again"
         )
-    return np.memmap(path, TOKEN, "r").view(np.ndarray) if size else np.empty(0, TOKEN)
+    if not tokens:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", offset, (tokens,)).view(np.ndarray)
