@@ -8,7 +8,36 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from ratjax.errors import InputError
+
+# A folder here, or in a bucket (gs://...), which `pathlib` has no notion of.
+Folder = pathlib.Path | epath.Path
+
+
+def as_folder(path: str | os.PathLike) -> Folder:
+    """The path as an object that can be read and written: `pathlib`'s, or etils' for a bucket.
+
+    Raises:
+      InputError: a URL other than gs://...
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return pathlib.Path(path)
+    if not text.startswith("gs://"):
+        raise InputError(f"{text}: neither a folder nor a bucket (gs://...)")
+    return epath.Path(path)
+
+
+def absolute(path: Folder) -> Folder:
+    """The path from the root on; a bucket's is so already."""
+    return path if is_remote(path) else path.absolute()
+
+
+def is_remote(path: Folder) -> bool:
+    """Whether a path is in a bucket, where what is written appears whole, and under its name."""
+    return "://" in os.fspath(path)
 
 
 def check_new_folder(folder: str | os.PathLike) -> None:
@@ -37,20 +66,24 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
 
 
-def write_file(path: pathlib.Path, content: str | bytes) -> None:
+def write_file(path: Folder, content: str | bytes) -> None:
     """Replaces a file's whole content at once, so that no reader ever sees half of it."""
+    content = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.write_bytes(content)
     os.replace(part, path)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: Folder, value: Any) -> None:
     """Writes indented JSON, at once."""
     write_file(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: Folder) -> dict[str, Any]:
     """A JSON object.
 
     Raises:

@@ -1,8 +1,10 @@
 """How a model is trained: the optimizer, its schedule, and what a run writes."""
 
 import dataclasses
+import math
+import re
 
-from ratjax.errors import ConfigError, check_positive
+from ratjax.errors import ConfigError, check_choice, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,31 @@ class TrainConfig:
         lacks is added as the memory's config says. Empty: random parameters. Where it holds
         one folder a backbone, the backbone's own is taken.
       log_every: steps between lines of `metrics.jsonl`.
+      gate_lengths: measure at each logged step how far back the memory reaches, by layer
+        (`ratjax.train.gates`): a forward pass over one sequence a device.
+      profile: steps to trace, as "10:15" (both included), into <workdir>/profile. Empty: none.
+      held_out: pairs (folder, weight) that are not trained on, for `loss_held_out`: the loss
+        on a mixture of them, at the stage's batch size and sequence length. Measured before
+        each checkpoint.
+      held_out_every: measured every so many steps too. 0: before checkpoints alone.
+      held_out_batches: batches of it, always the same ones.
       checkpoint_every: steps between checkpoints. The last step is always saved.
       keep: newest checkpoints to keep.
+      keep_every: checkpoints of the steps that this divides are kept for good. 0: none.
+      keep_best: so many of the lowest loss are kept as well: of the held-out loss where there
+        is one, else of the mean training loss since the checkpoint before. 0: none.
+      grace_seconds: how long the platform waits between SIGTERM, or its notice of a
+        preemption, and the end. A checkpoint that would take longer is not begun.
+      on_bad_step: what to do where a loss or gradient is not finite, or a loss spikes. `stop`:
+        end the run; the last good checkpoint stays. `skip`: leave parameters and optimizer
+        as they were before that optimizer step, count it, and go on.
+      max_skipped: more skipped optimizer steps in a row than this end the run.
+      spike: a loss this many standard deviations above the running mean is a spike. 0: none
+        is.
+      spike_window: losses that the running mean and deviation are over, about; each data
+        stage begins anew, and none of its first so many losses is a spike.
+      watchdog: seconds without progress after which a line says in which phase. 0: never.
+      watchdog_exit: seconds without progress that end the process, with status 3. 0: never.
     """
 
     steps: int = 0
@@ -61,8 +86,22 @@ class TrainConfig:
     seed: int = 1005
     init_from: str = ""
     log_every: int = 10
+    gate_lengths: bool = True
+    profile: str = ""
+    held_out: tuple[tuple[str, float], ...] = ()
+    held_out_every: int = 0
+    held_out_batches: int = 8
     checkpoint_every: int = 1000
     keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    grace_seconds: float = 30.0
+    on_bad_step: str = "stop"
+    max_skipped: int = 10
+    spike: float = 0.0
+    spike_window: int = 128
+    watchdog: float = 600.0
+    watchdog_exit: float = 0.0
 
     def __post_init__(self):
         for field in (
@@ -72,8 +111,11 @@ class TrainConfig:
             "loss_chunk",
             "microbatches",
             "log_every",
+            "held_out_batches",
             "checkpoint_every",
             "keep",
+            "max_skipped",
+            "spike_window",
         ):
             check_positive(f"train.{field}", getattr(self, field))
         if self.memory_learning_rate is not None:
@@ -85,6 +127,13 @@ class TrainConfig:
             "z_loss",
             "recurrence_local",
             "recurrence_initial",
+            "held_out_every",
+            "keep_every",
+            "keep_best",
+            "grace_seconds",
+            "spike",
+            "watchdog",
+            "watchdog_exit",
         ):
             if getattr(self, field) < 0:
                 raise ConfigError(f"train.{field}", getattr(self, field), "must not be negative")
@@ -109,6 +158,37 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError("train.seed", self.seed, "must fit in 32 unsigned bits")
+        check_choice("train.on_bad_step", self.on_bad_step, ("stop", "skip"))
+        if self.keep_every % self.checkpoint_every:
+            raise ConfigError(
+                "train.keep_every",
+                self.keep_every,
+                f"must be a multiple of train.checkpoint_every={self.checkpoint_every}",
+            )
+        for folder, weight in self.held_out:
+            if not 0 < weight < math.inf:
+                raise ConfigError(
+                    "train.held_out", weight, f"the weight of {folder!r} must be above 0"
+                )
+        self.profiled_steps  # noqa: B018 (refuses a range that is none)
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps to trace, from 1."""
+        if not self.profile:
+            return range(0)
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
+        if not steps or steps[0] < 1:
+            raise ConfigError(
+                "train.profile", self.profile, 'must read "first:last", steps counted from 1'
+            )
+        return steps
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the step itself judges losses, instead of the host alone."""
+        return self.on_bad_step == "skip" or self.spike > 0
 
     @property
     def peak_memory_learning_rate(self) -> float:

@@ -11,7 +11,6 @@ Parameters are read without any knowledge of the optimizer that lies beside them
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -22,7 +21,16 @@ from orbax.checkpoint import v1 as ocp
 from ratjax.config.model import ModelConfig
 from ratjax.config.overrides import from_mapping, to_json
 from ratjax.errors import ConfigError, InputError
-from ratjax.files import new_folder, read_json, write_file, write_json
+from ratjax.files import (
+    Folder,
+    absolute,
+    as_folder,
+    is_remote,
+    new_folder,
+    read_json,
+    write_file,
+    write_json,
+)
 from ratjax.model.decoder import Decoder
 from ratjax.model.parameters import (
     AbstractParameters,
@@ -61,7 +69,7 @@ def load_model(
       InputError: nothing there, an unknown field in `model.json`, a checkpoint that is missing
         or truncated or belongs to another model, a tokenizer larger than the vocabulary.
     """
-    folder, step = locate(pathlib.Path(path), step)
+    folder, step = locate(as_folder(path), step)
     config = read_config(folder)
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype)
@@ -100,7 +108,7 @@ def save_model(
 
 
 def write_card(
-    folder: pathlib.Path,
+    folder: Folder,
     config: ModelConfig,
     tokenizer_file: str | os.PathLike | None,
     provenance: Mapping[str, Any],
@@ -111,8 +119,8 @@ def write_card(
       InputError: the tokenizer is missing, unreadable, or larger than the model's vocabulary.
     """
     if tokenizer_file is not None:
-        check_tokenizer(pathlib.Path(tokenizer_file), config)
-        write_file(folder / TOKENIZER, pathlib.Path(tokenizer_file).read_bytes())
+        check_tokenizer(as_folder(tokenizer_file), config)
+        write_file(folder / TOKENIZER, as_folder(tokenizer_file).read_bytes())
     card = {
         "model": to_json(config),
         "versions": versions(("ratjax", "jax", "flax", "orbax-checkpoint")),
@@ -121,7 +129,7 @@ def write_card(
     write_json(folder / MODEL, card)
 
 
-def read_config(folder: pathlib.Path) -> ModelConfig:
+def read_config(folder: Folder) -> ModelConfig:
     """The configuration in a folder's `model.json`.
 
     Raises:
@@ -138,10 +146,10 @@ def read_config(folder: pathlib.Path) -> ModelConfig:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def check_tokenizer(path: pathlib.Path, config: ModelConfig) -> None:
+def check_tokenizer(path: Folder, config: ModelConfig) -> None:
     """Raises `InputError` unless `path` is a tokenizer whose tokens the model knows."""
     try:
-        vocabulary = tokenizers.Tokenizer.from_file(str(path)).get_vocab()
+        vocabulary = tokenizers.Tokenizer.from_str(path.read_text("utf-8")).get_vocab()
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"{path}: not readable as a tokenizer ({error})") from None
     size = 1 + max(vocabulary.values(), default=-1)  # identifiers may have gaps
@@ -151,14 +159,14 @@ def check_tokenizer(path: pathlib.Path, config: ModelConfig) -> None:
         )
 
 
-def steps(folder: pathlib.Path) -> list[int]:
+def steps(folder: Folder) -> list[int]:
     """The steps that a model folder has checkpoints of, oldest first."""
     root = folder / CHECKPOINTS
     names = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def newest_step(folder: pathlib.Path) -> int:
+def newest_step(folder: Folder) -> int:
     """The last of `steps`; raises `InputError` where there are none."""
     found = steps(folder)
     if not found:
@@ -167,7 +175,7 @@ def newest_step(folder: pathlib.Path) -> int:
 
 
 def read_parameters(
-    folder: pathlib.Path,
+    folder: Folder,
     step: int,
     wanted: AbstractParameters,
     optional: frozenset[str] = frozenset(),
@@ -184,7 +192,7 @@ def read_parameters(
     Raises:
       InputError: the checkpoint is missing or damaged, or its arrays are not the wanted ones.
     """
-    path = (folder / CHECKPOINTS / str(step)).absolute()
+    path = absolute(folder / CHECKPOINTS / str(step))
     if not path.is_dir():
         known = ", ".join(map(str, steps(folder))) or "none"
         raise InputError(f"{path}: no such checkpoint; steps there: {known}")
@@ -200,18 +208,25 @@ def read_parameters(
     return read_or_fail(path, lambda: ocp.load_checkpointables(path, {PARAMS: wanted})[PARAMS])
 
 
-def seal(path: pathlib.Path) -> None:
-    """Notes every file of a finished checkpoint with its size, for `check_seal`."""
+def seal(path: Folder) -> None:
+    """Notes every file of a finished checkpoint with its size, for `check_seal`.
+
+    Not in a bucket: there a file is whole or absent, and an absent one is noticed.
+    """
+    if is_remote(path):
+        return
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEAL)
     write_json(path / SEAL, {str(f.relative_to(path)): f.stat().st_size for f in files})
 
 
-def check_seal(path: pathlib.Path) -> None:
+def check_seal(path: Folder) -> None:
     """Raises `InputError` if a file of a sealed checkpoint is missing or of another size.
 
     Orbax itself notices some truncations late and at length, and some not at all. A checkpoint
-    without a seal (its writer died within a moment of finishing it) passes.
+    without a seal (its writer died within a moment of finishing it; a bucket) passes.
     """
+    if is_remote(path):
+        return
     try:
         sizes = read_json(path / SEAL)
     except FileNotFoundError:
@@ -224,7 +239,7 @@ def check_seal(path: pathlib.Path) -> None:
             raise InputError(f"{path}: damaged: {name} {what}")
 
 
-def read_or_fail(path: pathlib.Path, read: Callable[[], Result]) -> Result:
+def read_or_fail(path: Folder, read: Callable[[], Result]) -> Result:
     """Calls `read`; whatever an unreadable checkpoint makes it raise becomes an `InputError`."""
     check_seal(path)
     try:
@@ -234,15 +249,15 @@ def read_or_fail(path: pathlib.Path, read: Callable[[], Result]) -> Result:
         raise InputError(f"{path}: damaged: cannot be read ({reason})") from error
 
 
-def _shapes(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
+def _shapes(path: Folder) -> dict[str, tuple[int, ...]]:
     metadata = ocp.checkpointables_metadata(path).metadata
     return {name: tuple(array.shape) for name, array in metadata[PARAMS].items()}
 
 
-def locate(path: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:
+def locate(path: Folder, step: int | None) -> tuple[Folder, int | None]:
     """(model folder, step or None) from either kind of path."""
     if not path.exists():
         raise InputError(f"{path}: no such folder")
-    if path.name.isdecimal() and path.absolute().parent.name == CHECKPOINTS:
-        return path.absolute().parent.parent, int(path.name)
+    if path.name.isdecimal() and absolute(path).parent.name == CHECKPOINTS:
+        return absolute(path).parent.parent, int(path.name)
     return path, step

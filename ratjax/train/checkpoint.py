@@ -1,11 +1,12 @@
 """A run's checkpoints: parameters, optimizer, position in the data, and what they belong to.
 
 <workdir>/checkpoints/<step>/params, /optimizer     Orbax arrays
-in its metadata: `position` (of the data iterator) and `signature` (of the run)
+in its metadata: `position` (of the data iterator), `signature` (of the run), `guard` (its memory
+of losses), `provenance` (config, git revision) and `versions`
 """
 
 import os
-import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,13 @@ from orbax.checkpoint import v1 as ocp
 
 from ratjax.config.model import ModelConfig
 from ratjax.config.overrides import changes, from_mapping, to_json
+from ratjax.config.train import TrainConfig
+from ratjax.data import Batches
 from ratjax.errors import InputError
+from ratjax.files import Folder, absolute, is_remote
 from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, read_or_fail, seal, steps
+from ratjax.provenance import versions
+from ratjax.train.guard import from_plain, to_plain
 from ratjax.train.state import TrainState
 
 OPTIMIZER = "optimizer"
@@ -25,33 +31,57 @@ COMPUTE_FIELDS = ("model.dtype", "model.remat", "model.unroll")
 
 
 class Checkpoints:
-    """Writes checkpoints in the background and keeps the newest few.
+    """Writes checkpoints in the background and keeps some of them.
 
     Args:
       workdir: the run's folder.
-      keep: how many to keep.
+      train: which to keep: the newest `keep`, every `keep_every` steps, the `keep_best` best.
+      provenance: kept in each checkpoint.
+
+    Attributes:
+      last_seconds: that the last one took, from `save` to its being whole.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int):
-        self.root = (workdir / CHECKPOINTS).absolute()
+    def __init__(
+        self, workdir: Folder, train: TrainConfig, provenance: Mapping[str, Any] | None = None
+    ):
+        self.root = absolute(workdir / CHECKPOINTS)
+        self.notes = {"provenance": dict(provenance or {}), "versions": versions()}
         self.manager = ocp.training.Checkpointer(
-            self.root,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            self.root, preservation_policy=_kept(train), cleanup_tmp_directories=True
         )
         self.unsealed: int | None = None
+        self.began = self.last_seconds = 0.0
 
     def save(
-        self, state: TrainState, position: Mapping[str, int], signature: Mapping[str, Any]
+        self,
+        state: TrainState,
+        position: Mapping[str, int],
+        signature: Mapping[str, Any],
+        loss: float | None = None,
     ) -> None:
-        """Begins to write `state`; its buffers may be donated as soon as this returns."""
+        """Begins to write `state`; its buffers may be donated as soon as this returns.
+
+        Args:
+          state: after some step.
+          position: of the data iterator.
+          signature: of the run.
+          loss: that `keep_best` goes by; None: this checkpoint is never one of the best.
+        """
         self.finish()
         step = int(state.step)
+        self.began = time.monotonic()
         self.manager.save_checkpointables_async(
             step,
             {PARAMS: state.parameters, OPTIMIZER: state.optimizer},
             force=True,
-            custom_metadata={"position": dict(position), "signature": dict(signature)},
+            metrics=None if loss is None else {"loss": loss},
+            custom_metadata={
+                "position": dict(position),
+                "signature": dict(signature),
+                "guard": to_plain(jax.device_get(state.guard)),
+                **self.notes,
+            },
         )
         self.unsealed = step
 
@@ -63,18 +93,37 @@ class Checkpoints:
     def finish(self) -> None:
         """Waits for the writing to end, and raises what went wrong in it."""
         if self.unsealed is not None:
+            step, self.unsealed = self.unsealed, None
             self.manager.wait()
+            self.last_seconds = time.monotonic() - self.began
             if jax.process_index() == 0:
-                seal(self.root / str(self.unsealed))
-            self.unsealed = None
+                seal(self.root / str(step))
 
     def close(self) -> None:
         self.finish()
         self.manager.close()
 
 
+def _kept(train: TrainConfig):
+    """Orbax's policy for what `train` keeps."""
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(train.keep)]
+    if train.keep_every:
+        kept.append(policies.EveryNSteps(train.keep_every))
+    if train.keep_best:
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics["loss"],
+                reverse=True,
+                n=train.keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return policies.AnyPreservationPolicy(kept)
+
+
 def restore(
-    workdir: pathlib.Path, abstract: TrainState, signature: Mapping[str, Any]
+    workdir: Folder, abstract: TrainState, signature: Mapping[str, Any]
 ) -> tuple[TrainState, dict[str, int]] | None:
     """The newest readable checkpoint of a run.
 
@@ -92,7 +141,7 @@ def restore(
     Raises:
       InputError: the run was another one, or none of its checkpoints can be read.
     """
-    root = (workdir / CHECKPOINTS).absolute()
+    root = absolute(workdir / CHECKPOINTS)
     damaged = []
     for step in reversed(steps(workdir)):
         path = root / str(step)
@@ -107,8 +156,10 @@ def restore(
             damaged.append(path)
             continue
         for other in damaged if jax.process_index() == 0 else ():
-            os.replace(other, other.with_name(f"{other.name}.damaged"))
-        state = TrainState(np.int32(step), arrays[PARAMS], arrays[OPTIMIZER])
+            _set_aside(other)
+        fresh = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract.guard)
+        guard = from_plain(metadata.get("guard"), fresh)
+        state = TrainState(np.int32(step), arrays[PARAMS], arrays[OPTIMIZER], guard)
         places = jax.tree.map(lambda a: a.sharding, abstract)
         return jax.device_put(state, places), metadata["position"]
     if damaged:
@@ -119,13 +170,24 @@ def restore(
     return None
 
 
+def _set_aside(path: Folder) -> None:
+    other = path.with_name(f"{path.name}.damaged")
+    path.rename(other) if is_remote(path) else os.replace(path, other)
+
+
+def signature_of(config: ModelConfig, train: TrainConfig, batches: Batches) -> dict[str, Any]:
+    """What a run is, for `compare` when it goes on."""
+    settings = to_json(train)
+    seed = settings.pop("seed")
+    data = batches.signature()
+    return {"model": to_json(config), "train": settings, "seed": seed, "data": data}
+
+
 class DifferentRunError(InputError):
     """A checkpoint that belongs to a run whose settings cannot be changed on the way."""
 
 
-def compare(
-    workdir: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any], step: int
-) -> None:
+def compare(workdir: Folder, old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> None:
     """Says which settings differ from the checkpoint's.
 
     Args:
@@ -137,8 +199,12 @@ def compare(
     Raises:
       DifferentRunError: the model, the seed or the data differ.
     """
-    # Fields that the model has gained since then had their defaults.
-    old = {**old, "model": to_json(from_mapping(ModelConfig, old["model"]))}
+    # Fields that have been added since then had their defaults.
+    old = {
+        **old,
+        "model": to_json(from_mapping(ModelConfig, old["model"])),
+        "train": {k: v for k, v in to_json(TrainConfig()).items() if k != "seed"} | old["train"],
+    }
     old, new = ({**s, "data": [d for d in s["data"] if d["start"] < step]} for s in (old, new))
     for name, before, after in changes(old, new):
         if name.startswith("train.") or name in COMPUTE_FIELDS:
@@ -150,11 +216,11 @@ def compare(
             )
 
 
-def _metadata(path: pathlib.Path) -> dict[str, Any]:
+def _metadata(path: Folder) -> dict[str, Any]:
     metadata = ocp.checkpointables_metadata(path).custom_metadata
-    return {key: metadata[key] for key in ("position", "signature")}
+    return {key: metadata[key] for key in ("position", "signature")} | metadata
 
 
-def _arrays(path: pathlib.Path, abstract: TrainState) -> dict[str, Any]:
+def _arrays(path: Folder, abstract: TrainState) -> dict[str, Any]:
     wanted = {PARAMS: abstract.parameters, OPTIMIZER: abstract.optimizer}
     return ocp.load_checkpointables(path, wanted)

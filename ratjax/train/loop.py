@@ -1,39 +1,38 @@
 """The training loop. It reads from top to bottom; everything it calls is one file away."""
 
 import contextlib
-import math
-import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ratjax.config.data import DataConfig, schedule
 from ratjax.config.model import ModelConfig
-from ratjax.config.overrides import to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batches, iterate
 from ratjax.errors import ConfigError
+from ratjax.files import Folder
 from ratjax.model.checkpoint import write_card
-from ratjax.train.checkpoint import Checkpoints, restore
-from ratjax.train.metrics import open_recorder
+from ratjax.train.checkpoint import Checkpoints, restore, signature_of
+from ratjax.train.failures import storage_errors
+from ratjax.train.gates import make_gate_lengths
+from ratjax.train.guard import forget_losses
+from ratjax.train.held_out import HeldOut
+from ratjax.train.logs import Logs
+from ratjax.train.metrics import METRICS, MeanLoss, fetch, open_recorder
 from ratjax.train.state import abstract_state, fresh_state, place_batch
 from ratjax.train.step import make_train_step
-
-
-class TrainingStopped(RuntimeError):
-    """The loss or the gradient is not finite any more. The message is one line."""
+from ratjax.train.stopping import check_step, stop_signal
+from ratjax.train.trace import Trace
+from ratjax.train.watch import Watch
 
 
 def train(
     config: ModelConfig,
     train: TrainConfig,
     data: DataConfig,
-    workdir: pathlib.Path,
+    workdir: Folder,
     provenance: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     compiled: Callable | None = None,
@@ -46,11 +45,11 @@ def train(
 
     Args:
       config: the model.
-      train: optimizer, schedule, logging.
+      train: optimizer, schedule, guards, checkpoints, logging.
       data: stages and sources; the tokenizer.
       workdir: made into a model folder (see `ratjax.model.checkpoint`), with `metrics.jsonl`
-        and `tensorboard/` beside the checkpoints.
-      provenance: kept in `model.json`.
+        and `tensorboard/` beside the checkpoints. May be in a bucket.
+      provenance: kept in `model.json` and in each checkpoint.
       mesh: the devices to spread the run over, those of other processes too; every process
         calls this function. A run may be resumed on another mesh. None: the first device.
       compiled: the training step, where it was compiled before (`ratjax.ahead.saved_step`).
@@ -60,95 +59,109 @@ def train(
 
     Raises:
       InputError: anything the user can mend: sources, tokenizer, a run that cannot be resumed.
-      TrainingStopped: a loss that is not finite. The last good checkpoint stays.
+      TrainingStopped: a bad loss, or storage that cannot be written to. The last good checkpoint
+        stays.
     """
     if config.memory is not None and config.memory.init == "identity":
         raise ConfigError("memory.init", "identity", "such a gate cannot be trained")
     spans = schedule(train, data)
     total = spans[-1].stop
-    batches = Batches(spans, train.seed, config.vocab_size)
-    signature = {
-        "model": to_json(config),
-        "train": {k: v for k, v in to_json(train).items() if k != "seed"},
-        "seed": train.seed,
-        "data": batches.signature(),
-    }
-
-    restored = restore(workdir, abstract_state(config, train, mesh), signature)
-    if jax.process_index() == 0:
-        write_card(workdir, config, data.tokenizer or None, provenance or {})
-    if restored:
-        state, position = restored
-        print(f"resuming from step {int(state.step)} of {total}", flush=True)
-    else:
-        state, position = fresh_state(config, train, mesh), {"next_index": 0}
-    start = int(state.step)
-    if start >= total:
-        return True
-
-    train_step = compiled or make_train_step(config, train, total, mesh)
-    in_flight = None  # the step before: its metrics are fetched while the next one runs
-
-    def finish(pending):
-        if pending is not None:
-            step, span, metrics, most_targets = pending
-            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            check_finite(step, metrics, workdir)
-            recorder.record(step, span, metrics, most_targets)
 
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_signal())  # until the last checkpoint is on disk
-        closing = lambda resource: stack.enter_context(contextlib.closing(resource))  # noqa: E731
+        enter = stack.enter_context
+        closing = lambda resource: enter(contextlib.closing(resource))  # noqa: E731
+        watch = enter(Watch(train.watchdog, train.watchdog_exit))
+        batches = Batches(spans, train.seed, config.vocab_size)
+        signature = signature_of(config, train, batches)
+        held_out = HeldOut(config, train, spans, mesh) if train.held_out else None
+        watch.enter("restore")
+        restored = restore(workdir, abstract_state(config, train, mesh), signature)
+        watch.enter("start")
+        if jax.process_index() == 0:
+            write_card(workdir, config, data.tokenizer or None, provenance or {})
+        if restored:
+            state, position = restored
+            print(f"resuming from step {int(state.step)} of {total}", flush=True)
+        else:
+            state, position = fresh_state(config, train, mesh), {"next_index": 0}
+        start = int(state.step)
+        if start >= total:
+            return True
+
+        train_step = compiled or make_train_step(config, train, total, mesh)
+        measures_gates = config.memory is not None and train.gate_lengths
+        gate_lengths = make_gate_lengths(config, mesh) if measures_gates else None
+        mean_loss = MeanLoss()  # since the last checkpoint
+        in_flight = None  # the step before: its metrics are fetched while the next one runs
+
+        def finish():
+            nonlocal in_flight
+            if in_flight is not None:
+                (step, span, metrics, most_targets), in_flight = in_flight, None
+                metrics = fetch(metrics)
+                check_step(step, metrics, train)
+                metrics.pop("skipped_in_row", None)
+                mean_loss.add(metrics["loss"])
+                recorder.record(step, span, metrics, most_targets)
+                logs.copy()
+
+        enter(storage_errors(workdir, watch))
+        stop = enter(stop_signal(train.grace_seconds))  # until the last checkpoint is on disk
+        logs = closing(Logs(workdir, (METRICS,)))
         devices = 1 if mesh is None else mesh.size
-        recorder = closing(open_recorder(workdir, config, train, start, total, devices))
-        checkpoints = closing(Checkpoints(workdir, train.keep))
+        recorder = closing(
+            open_recorder(logs.folder, config, train, start, total, devices, watch.seconds)
+        )
+        trace = closing(Trace(logs.folder / "profile", train.profiled_steps))
+        checkpoints = closing(Checkpoints(workdir, train, provenance))
         iterator = closing(iterate(batches, position, data.prefetch))
         for span in spans:
-            finish(in_flight)  # a new batch shape compiles: not at the cost of the step before
-            in_flight = None
+            finish()  # a new batch shape compiles: not at the cost of the step before
             recurrence, most_targets = span.stage.recurrence, batches.most_targets(span)
+            phase = "compile"
             for step in range(max(span.start, start) + 1, span.stop + 1):
+                watch.enter("data", step)
                 batch = place_batch(next(iterator), mesh)
+                if step == span.start + 1 and state.guard is not None:
+                    state = state._replace(guard=forget_losses(state.guard))
+
+                watch.enter(phase)
+                trace.before(step)
+                gates = {}
+                if gate_lengths and recorder.due(step):
+                    gates["gate_lengths"] = gate_lengths(state.parameters, batch)
                 state, metrics = train_step(state, batch, recurrence, most_targets)
-                finish(in_flight)
-                in_flight = step, span, metrics, most_targets
+                watch.enter("step")
+                finish()
+                in_flight = step, span, metrics | gates, most_targets
+                trace.after(step, metrics)
                 checkpoints.settle()
-                ends = step == total or stop(step)
-                if ends or step % train.checkpoint_every == 0:
-                    finish(in_flight)  # before saving, so that no checkpoint follows a bad step
-                    in_flight = None
-                    checkpoints.save(state, iterator.get_state(), signature)
+
+                stopping = stop.wanted(step)
+                ends = step == total or stopping
+                saves = ends or step % train.checkpoint_every == 0
+                every = train.held_out_every
+                if held_out and not stopping and (saves or (every and step % every == 0)):
+                    jax.block_until_ready(metrics)
+                    watch.enter("held-out")
+                    metrics["loss_held_out"] = held_out.loss(state.parameters, span)
+                    in_flight = step, span, metrics | gates, most_targets
+                    watch.enter("step")
+                if saves:
+                    finish()  # before saving, so that no checkpoint follows a bad step
+                    watch.enter("save")
+                    checkpoints.finish()
+                    if stopping and not stop.leaves(checkpoints.last_seconds):
+                        print(
+                            f"a checkpoint takes {checkpoints.last_seconds:.0f} s, more than is "
+                            "left of train.grace_seconds: the one before stays",
+                            flush=True,
+                        )
+                        return False
+                    loss = metrics.get("loss_held_out") if held_out else mean_loss.take()
+                    checkpoints.save(state, iterator.get_state(), signature, loss)
                 if ends:
+                    checkpoints.finish()
                     return step == total
+                phase = "step"
     raise AssertionError("unreachable: the last step returns")
-
-
-def check_finite(step: int, metrics: Mapping[str, float], workdir: pathlib.Path) -> None:
-    """Raises `TrainingStopped` where a metric is infinite or not a number."""
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise TrainingStopped(
-                f"{name} is {value} at step {step}; the last good checkpoint is kept in {workdir}; "
-                "lower train.learning_rate or train.clip_norm"
-            )
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Whether SIGTERM has come: a function of the step, which is the same in every process.
-
-    While the context lasts, the signal ends no process by itself.
-    """
-    if jax.process_count() > 1:
-        # JAX catches the signal, in whichever process it arrives, and agrees on a step with all.
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False  # only the main thread may install handlers
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield lambda step: event.is_set()
-    finally:
-        signal.signal(signal.SIGTERM, before)

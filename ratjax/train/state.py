@@ -19,6 +19,7 @@ from ratjax.model.parameters import AbstractParameters, Parameters, initial_para
 from ratjax.model.placement import placed_parameters
 from ratjax.sharding import first_device, sharding
 from ratjax.train import optimizer
+from ratjax.train.guard import Guard, initial_guard
 
 
 class TrainState(NamedTuple):
@@ -28,11 +29,13 @@ class TrainState(NamedTuple):
       step: batches trained on.
       parameters: float32, by name.
       optimizer: AdamW's moments and its own count of steps.
+      guard: what the guard remembers; None without one.
     """
 
     step: Int32[Array, ""]
     parameters: Parameters
     optimizer: optax.OptState
+    guard: Guard | None = None
 
 
 def abstract_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = None) -> TrainState:
@@ -55,7 +58,10 @@ def abstract_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = 
     moments = jax.eval_shape(optimizer.optimizer(train).init, bare)
     moments = jax.tree_util.tree_map_with_path(place, moments)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    return TrainState(step, parameters, moments)
+    guard = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), initial_guard(train)
+    )
+    return TrainState(step, parameters, moments, guard)
 
 
 def abstract_batch(batch_size: int, length: int, mesh: Mesh | None = None) -> Batch:
@@ -99,7 +105,7 @@ def fresh_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = Non
     random = initial_parameters(config, None if mesh is None else places.parameters)
     parameters = random(jax.random.key(train.seed)) | start
     moments = optimizer.initial(train, parameters, None if mesh is None else places.optimizer)
-    state = TrainState(np.int32(0), parameters, moments)
+    state = TrainState(np.int32(0), parameters, moments, initial_guard(train))
     # Placed as a restored state is: else the step would compile once for each.
     return jax.device_put(state, places)
 

@@ -24,6 +24,7 @@ from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.pattern import Pattern
 from ratjax.train.compiler_options import compiler_options
+from ratjax.train.guard import choose, judge
 from ratjax.train.loss import loss_sums
 from ratjax.train.optimizer import descend, optimizer, rates
 from ratjax.train.state import TrainState
@@ -59,7 +60,8 @@ def make_train_step(
       one's. Metrics are scalars: `loss` of the dense pass, `grad_norm` before clipping, the
       learning rates, `targets` (how many tokens the loss is the mean of), and for a sparse pass
       `loss_sparse` and, where it steps on its own, `grad_norm_sparse`. Losses are mean cross
-      entropies, in nats, without the z-loss.
+      entropies, in nats, without the z-loss. Where the state has a guard: `skipped` optimizer
+      steps since the run began, and `skipped_in_row` up to now.
     """
     transform = optimizer(train)
 
@@ -93,21 +95,27 @@ def make_train_step(
         targets = batch.mask.sum().astype(jnp.float32)
         rate = rates(train, total_steps, state.step)
         metrics = {"targets": targets, **rate._asdict()}
-        parameters, moments = state.parameters, state.optimizer
-        for patterns in passes(train, recurrence):
+        _, parameters, moments, guard = state
+        for place, patterns in enumerate(passes(train, recurrence)):
             gradients, entropies = gradient(
                 parameters, batch, tuple(patterns.values()), most_targets
             )
             gradients, entropies = jax.tree.map(
                 lambda total: total / jnp.maximum(targets, 1), (gradients, entropies)
             )
-            direction, moments = transform.update(gradients, moments, parameters)
-            parameters = descend(parameters, direction, rate)
+            direction, next_moments = transform.update(gradients, moments, parameters)
+            after = descend(parameters, direction, rate), next_moments
             for name, entropy in zip(patterns, entropies, strict=True):
                 metrics["loss" if name == "dense" else f"loss_{name}"] = entropy
             suffix = "" if "dense" in patterns else "_sparse"
-            metrics[f"grad_norm{suffix}"] = optax.global_norm(gradients)
-        return TrainState(state.step + 1, parameters, moments), metrics
+            norm = metrics[f"grad_norm{suffix}"] = optax.global_norm(gradients)
+            if guard is not None:
+                good, guard = judge(guard, place, entropies.sum(), norm, train)
+                after = choose(good, after, (parameters, moments))
+            parameters, moments = after
+        if guard is not None:
+            metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
+        return TrainState(state.step + 1, parameters, moments, guard), metrics
 
     compiled = jax.jit(
         train_step,

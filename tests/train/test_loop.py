@@ -12,6 +12,7 @@ import tokenizers
 
 from ratjax.config.model import MemoryConfig
 from ratjax.config.overrides import to_json
+from ratjax.config.train import TrainConfig
 from ratjax.data import Batches
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import load_model, save_model, steps
@@ -21,6 +22,7 @@ from ratjax.train.checkpoint import compare
 from tests.train.conftest import VOCAB, random_parameters, read_metrics
 
 TOTAL = 6
+TIMES = ("tokens_per_s", "mfu", "data_seconds", "data_share")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def copy(full, tmp_path):
 def losses(workdir):
     """Everything that a run computes, to the last bit."""
     return [
-        {name: value for name, value in line.items() if name not in ("tokens_per_s", "mfu")}
+        {name: value for name, value in line.items() if name not in TIMES}
         for line in read_metrics(workdir)
     ]
 
@@ -260,7 +262,7 @@ def test_what_can_be_resumed_is_said(copy, pieces, capsys):
 
 def test_how_a_model_is_computed_may_change(tmp_path, memory_config, capsys):
     def signature(model):
-        return {"model": to_json(model), "data": []}
+        return {"model": to_json(model), "train": to_json(TrainConfig()), "data": []}
 
     old = signature(memory_config)
     new = signature(dataclasses.replace(memory_config, remat="full", dtype="bfloat16"))
@@ -270,7 +272,7 @@ def test_how_a_model_is_computed_may_change(tmp_path, memory_config, capsys):
         "resuming with model.remat='full', before it was 'none'",
     ]
     # a checkpoint from before a field existed had its default
-    del old["model"]["qk_norm"]
+    del old["model"]["qk_norm"], old["train"]["on_bad_step"]
     compare(tmp_path, old, signature(memory_config), step=3)
     assert capsys.readouterr().out == ""
 

@@ -68,9 +68,15 @@ def test_speed_and_mfu(tmp_path, memory_config, train_config, clock, monkeypatch
         Span(5, 9, 1, DataStage(4, 16, 2, (("a", 1.0),), "two_step")),
     ]
     config = type(train_config)(log_every=2)
-    recorder = Recorder(tmp_path, memory_config, config, 0, 9)
+    waited = {"data": 3.0, "held-out": 0.0}
+    recorder = Recorder(tmp_path, memory_config, config, 0, 9, seconds=waited)
     for step in range(1, 10):
         clock.now += 0.5
+        waited["data"] += 0.125
+        # a held-out loss takes time that is nobody's speed
+        if step == 4:
+            clock.now += 7.0
+            waited["held-out"] += 7.0
         recorder.record(step, spans[step > 5], {"loss": 1.0 / step, "lr": 0.1})
     recorder.close()
     lines = read_metrics(tmp_path)
@@ -78,6 +84,9 @@ def test_speed_and_mfu(tmp_path, memory_config, train_config, clock, monkeypatch
     assert [line["loss"] for line in lines] == [1 / 2, 1 / 4, 1 / 6, 1 / 8, 1 / 9]
     # 32 tokens each half second; at step 6 the second stage's step is compiled
     assert [line["tokens_per_s"] for line in lines] == [64, 64, None, 64, 64]
+    # an eighth of a second in each half one
+    assert [line["data_seconds"] for line in lines] == [0.125, 0.25, None, 0.25, 0.125]
+    assert [line["data_share"] for line in lines] == [0.25, 0.25, None, 0.25, 0.25]
     from ratjax.sparsity.dense import Dense
     from ratjax.sparsity.dilated import Dilated
     from ratjax.train.flops import step_flops
@@ -93,5 +102,7 @@ def test_speed_and_mfu(tmp_path, memory_config, train_config, clock, monkeypatch
         "train/lr",
         "train/tokens_per_s",
         "train/mfu",
+        "train/data_seconds",
+        "train/data_share",
     }
     json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])

@@ -18,7 +18,7 @@ from tests.train.conftest import compilation_cache, quick_compilation, read_metr
 
 __all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
-SIGNATURE = {"model": dataclasses.asdict(MEMORY), "data": []}
+SIGNATURE = {"model": dataclasses.asdict(MEMORY), "train": {}, "data": []}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
     """A checkpoint written from eight devices, and what is in it."""
     folder = tmp_path_factory.mktemp("saved")
     state = fresh_state(MEMORY, TRAIN, mesh_of((2, 2, 2, 1)))
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, TRAIN)
     checkpoints.save(state._replace(step=np.int32(7)), {"next_index": 7}, SIGNATURE)
     checkpoints.close()
     return folder, jax.device_get(state)
