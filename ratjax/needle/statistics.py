@@ -2,7 +2,8 @@
 
 Scores are paired: both backbones answer the same prompts. The paired bootstrap gives an interval
 for a mean difference of scores in any range; McNemar's exact test judges all-or-nothing answers;
-Holm's step-down rule keeps the chance of any false alarm over several tasks at `alpha`.
+Holm's step-down rule keeps the chance of any false alarm over several tasks at `alpha`. What all
+of them say is about other prompts; `random_effects` is about other seeds too.
 """
 
 import math
@@ -13,9 +14,9 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float64
 
-# Differences of one stratum (a task) [R, P]: one row a replicate (a training or selector seed), one
-# column a prompt. Strata share R but not P, so neither letter may bind across a list of them.
-Differences = Float64[np.ndarray, "_ _"]
+# Differences of one stratum (a task), one a prompt. Strata differ in their numbers of prompts, so
+# no letter may bind across a list of them.
+Differences = Float64[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)
@@ -37,54 +38,41 @@ def paired_bootstrap(
 ) -> Estimate:
     """Percentile interval of the mean over strata of the mean difference, prompts resampled.
 
-    Prompts are drawn with replacement within each stratum. With several replicates these are
-    drawn too, once for all strata: seeds and prompts are then both random effects (the
-    "pigeonhole" bootstrap of Owen 2007, which errs on the wide side for crossed data, but cannot
-    know more about the spread between seeds than a handful of seeds tells).
+    Prompts are drawn with replacement within each stratum (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        strata: differences [R, P] of each stratum; the same R everywhere.
+        strata: differences [P] of each stratum.
         draws: bootstrap samples.
         confidence: share of the bootstrap means inside the interval.
         seed: of the generator; the result depends on nothing else, not even the prompts' order.
 
     Raises:
-        ValueError: no strata, an empty stratum, or strata with different numbers of replicates.
+        ValueError: no strata, or an empty stratum.
     """
     if not strata or any(d.size == 0 for d in strata):
         raise ValueError("the bootstrap needs at least one prompt in every stratum")
-    replicates = {d.shape[0] for d in strata}
-    if len(replicates) > 1:
-        raise ValueError(f"strata have different numbers of replicates: {sorted(replicates)}")
-    (rows,) = replicates
     rng = np.random.default_rng(seed)
-    row_weights = rng.multinomial(rows, np.full(rows, 1 / rows), size=draws) / rows
-    means = np.zeros(draws)
-    for differences in strata:
-        means += _resampled_means(differences, row_weights, rng)
+    means = sum(_resampled_means(differences, draws, rng) for differences in strata)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means / len(strata), [tail, 1 - tail])
     return Estimate(float(np.mean([d.mean() for d in strata])), float(low), float(high))
 
 
 def _resampled_means(
-    differences: Differences, row_weights: Float64[np.ndarray, "N R"], rng: np.random.Generator
+    differences: Differences, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " N"]:
-    """Means of N samples of prompts, the replicates weighted as given.
+    """Means of N samples of prompts, drawn with replacement.
 
-    Prompts whose columns are equal are interchangeable. Where few columns are distinct (scores
-    of one replicate take few values) a sample is a multinomial over those, at a cost that does not
-    grow with the prompts; else prompts are drawn one by one. The distribution is the same.
+    Prompts with equal differences are interchangeable. Where few values are distinct (scores take
+    few) a sample is a multinomial over those, at a cost that does not grow with the prompts; else
+    prompts are drawn one by one. The distribution is the same.
     """
-    columns, counts = np.unique(differences, axis=1, return_counts=True)
-    prompts = differences.shape[1]
-    values = row_weights @ columns
+    values, counts = np.unique(differences, return_counts=True)
+    prompts = len(differences)
     if 8 * len(counts) <= prompts:
-        weights = rng.multinomial(prompts, counts / prompts, size=len(row_weights))
-        return (values * weights).sum(axis=1) / prompts
-    which = np.repeat(np.arange(len(counts)), counts)
-    picked = which[rng.integers(prompts, size=(len(row_weights), prompts))]
-    return np.take_along_axis(values, picked, axis=1).mean(axis=1)
+        return rng.multinomial(prompts, counts / prompts, size=draws) @ values / prompts
+    ordered = np.repeat(values, counts)
+    return ordered[rng.integers(prompts, size=(draws, prompts))].mean(axis=1)
 
 
 def average_interval(estimates: Sequence[Estimate]) -> Estimate:

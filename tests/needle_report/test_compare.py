@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ratjax.needle.report.compare import compare, dense_gap
 from ratjax.needle.report.grid import groups
 from ratjax.needle.report.load import load_runs, merge_results
+from ratjax.needle.report.pairing import independent
 from ratjax.needle.report.predictions import read_predictions
 from ratjax.needle.statistics import holm, mcnemar_exact
 
@@ -127,6 +129,39 @@ def test_seeds_vote_once_a_prompt(tmp_path):
     assert (cell.only_baseline, cell.only_other) == (1, 1)
     assert cell.points == pytest.approx(100 * (3.5 - 2) / 8)
     assert cell.prompts == 4
+
+
+def _seeded(seeds, n=40):
+    """Memory answers `gains[seed]` more of 40 prompts than attention does, on one task."""
+    ones = lambda k: [1.0] * k + [0.0] * (n - k)  # noqa: E731
+    return {
+        (backbone, "quest", TASKS[0], seed): ones(10 + (gain if backbone == "memory" else 0))
+        for seed, gain in enumerate(seeds)
+        for backbone in ("attention", "memory")
+    }
+
+
+def test_seeds_are_a_random_effect(tmp_path):
+    """The same gain on average: sure where every training has it, not where one has it all."""
+    _, (steady,) = _compare(_write(tmp_path / "a", _seeded((10, 11, 9))))
+    _, (fickle,) = _compare(_write(tmp_path / "b", _seeded((0, 30, 0))))
+    ((steady,), (fickle,)) = (c.cells.values() for c in (steady, fickle))
+    assert steady.points == fickle.points == 25
+    assert steady.seeds == fickle.seeds == 3
+    assert steady.interval.low > 5 and steady.significant
+    assert fickle.interval.low < 0 < fickle.interval.high and not fickle.significant
+    # Every prompt's vote favours memory, so McNemar's test alone would have been passed.
+    assert mcnemar_exact(fickle.only_baseline, fickle.only_other) < 0.001
+    assert fickle.p == fickle.over_seeds.p > 0.05
+    assert steady.over_seeds.detectable() < fickle.over_seeds.detectable()
+
+
+def test_selector_seeds_of_one_training_are_no_trainings():
+    rows = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 8.0], [0.0, 4.0]])
+    trained = ((0, 0), (0, 1), (1, 0), (1, 1))
+    assert independent(rows, trained).tolist() == [[2.0, 0.0], [0.0, 6.0]]
+    drawn = ((0, 0), (0, 1), (0, 2), (0, 3))
+    assert independent(rows, drawn) is rows
 
 
 def test_one_backbone_has_nothing_to_compare(tmp_path):

@@ -1,6 +1,7 @@
 """The first paragraph says what the data says."""
 
 import re
+import statistics
 
 from ratjax.needle.report import labels
 from ratjax.needle.report.content import collect
@@ -46,6 +47,30 @@ def test_resolution_states_the_edge_and_its_formula(content):
     # Twenty prompts, eight tests: nine discordant prompts, 45 points.
     assert "no difference in fully right answers below 45.0 points" in text
     assert f"2^(1{labels.MINUS}m)" in text and "0.05/8" in text and "100 m / 20" in text
+
+
+def test_resolution_with_several_seeds_states_the_minimum_detectable_effect(tmp_path):
+    chosen = synthetic.settings(methods=("quest",), budgets=("1/4",))[1:]
+    folders = [
+        synthetic.write_run(
+            tmp_path / str(seed),
+            tasks=synthetic.TASKS[:2],
+            chosen=chosen,
+            train_seed=seed,
+            samples=12,
+            metrics=False,
+        )
+        for seed in range(3)
+    ]
+    content = collect(folders)
+    ((comparison,),) = content.comparisons
+    sizes = [d.over_seeds.detectable(2) for d in comparison.tested]
+    text = resolution(comparison)
+    assert f"With three seeds a difference of {labels.number(statistics.median(sizes))} " in text
+    assert f"1{labels.MINUS}0.05/4 and 0.8; Bloom 1995" in text
+    (found,) = findings(content)
+    assert "seeds and prompts as random effects" in found
+    assert "speak about other trainings too" in " ".join(caveats(content))
 
 
 def test_caveats_of_a_tiny_pair(content):

@@ -4,18 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from ratjax.needle.report.grid import Cell, Group, replicate
-from ratjax.needle.report.predictions import CellPredictions, Predictions
+from ratjax.needle.random_effects import CrossedMean, Differences, crossed_mean
+from ratjax.needle.report.grid import Group
+from ratjax.needle.report.pairing import Pairs, independent, pair
+from ratjax.needle.report.predictions import Predictions
 from ratjax.needle.report.records import Setting
-from ratjax.needle.statistics import (
-    Differences,
-    Estimate,
-    holm,
-    mcnemar_exact,
-    paired_bootstrap,
-)
+from ratjax.needle.statistics import Estimate, holm, mcnemar_exact, paired_bootstrap
 
 ALPHA = 0.05
 DRAWS = 10_000
@@ -27,7 +21,9 @@ class Difference:
 
     Of a cell (`task` given) or of the mean over the group's tasks (`task` None). Without paired
     predictions only `points` is known. `only_baseline` and `only_other` count prompts that one
-    side answers fully (in more of the seeds) and the other does not.
+    side answers fully (in more of the seeds) and the other does not; `over_seeds` is the mean
+    difference of fully right answers with seeds and prompts as random effects, where there are
+    several seeds.
     """
 
     setting: Setting
@@ -37,9 +33,11 @@ class Difference:
     points: float
     interval: Estimate | None = None
     net_of_dense: Estimate | None = None
+    seeds: int = 1
     prompts: int = 0
     only_baseline: int = 0
     only_other: int = 0
+    over_seeds: CrossedMean | None = None
     p: float | None = None
     p_holm: float | None = None
 
@@ -64,6 +62,11 @@ class Comparison:
     cells: Mapping[tuple[Setting, str], Difference]
 
     @property
+    def seeds(self) -> int:
+        """The most seeds that a tested cell has."""
+        return max((d.seeds for d in self.tested), default=1)
+
+    @property
     def tested(self) -> list[Difference]:
         """Cells of the main settings that could be paired, so that they were tested."""
         main = self.group.main_settings
@@ -80,7 +83,7 @@ def _compare(group: Group, baseline: str, other: str, predictions: Predictions) 
     cells: dict[tuple[Setting, str], Difference] = {}
     averages: dict[Setting, Difference] = {}
     paired = {
-        (setting, task): _pair(group, baseline, other, setting, task, predictions)
+        (setting, task): pair(group, baseline, other, setting, task, predictions)
         for setting in group.settings
         for task in group.tasks
     }
@@ -102,50 +105,21 @@ def _compare(group: Group, baseline: str, other: str, predictions: Predictions) 
     return Comparison(group, baseline, other, averages, cells)
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Strict scores in points [R, P] of both sides, on the same seeds and prompts."""
+def estimate(strata: Sequence[Differences]) -> Estimate | None:
+    """Mean difference over strata (tasks) with its 95 % interval.
 
-    seeds: tuple[tuple[int | None, int | None], ...]
-    indices: tuple[int, ...]
-    baseline: Differences
-    other: Differences
-
-    @property
-    def differences(self) -> Differences:
-        return self.other - self.baseline
-
-
-def _pair(
-    group: Group, baseline: str, other: str, setting: Setting, task: str, predictions: Predictions
-) -> _Pairs | None:
-    """Lines up what both sides answered: equal seeds, equal prompts. None if nothing does."""
-    first, second = group.cell(baseline, setting, task), group.cell(other, setting, task)
-    if first is None or second is None:
+    With one seed prompts are resampled; with several, seeds and prompts are random effects. None
+    where several seeds answered one prompt alone.
+    """
+    if len(strata[0]) == 1:
+        return paired_bootstrap([rows[0] for rows in strata], DRAWS)
+    if min(rows.shape[1] for rows in strata) < 2:
         return None
-    sides = [_by_seed(cell, predictions) for cell in (first, second)]
-    seeds = sorted(sides[0].keys() & sides[1].keys(), key=str)
-    if not seeds:
-        return None
-    named = [set(side[seed].prompts.items()) for side in sides for seed in seeds]
-    indices = sorted(index for index, _ in set.intersection(*named))
-    if not indices:
-        return None
-    scores = [
-        np.array([[100.0 * side[seed].strict[i] for i in indices] for seed in seeds])
-        for side in sides
-    ]
-    return _Pairs(tuple(seeds), tuple(indices), *scores)
-
-
-def _by_seed(
-    cell: Cell, predictions: Predictions
-) -> dict[tuple[int | None, int | None], CellPredictions]:
-    return {replicate(r): predictions[r.key] for r in cell.results if r.key in predictions}
+    return crossed_mean(strata).interval()
 
 
 def _cell_difference(
-    group: Group, baseline: str, other: str, setting: Setting, task: str, pairs: _Pairs | None
+    group: Group, baseline: str, other: str, setting: Setting, task: str, pairs: Pairs | None
 ) -> Difference | None:
     first, second = group.cell(baseline, setting, task), group.cell(other, setting, task)
     if first is None or second is None:
@@ -153,21 +127,29 @@ def _cell_difference(
     points = second.strict.mean - first.strict.mean
     if pairs is None:
         return Difference(setting, task, baseline, other, points)
+    rows, full = (independent(each, pairs.seeds) for each in (pairs.differences, pairs.full))
     # With several seeds a prompt votes once, for the side that answers it fully more often:
     # answers of two seeds to one prompt are not independent. With one seed this is McNemar's test.
-    full = (pairs.other >= 100).sum(axis=0) - (pairs.baseline >= 100).sum(axis=0)
-    only_baseline, only_other = int((full < 0).sum()), int((full > 0).sum())
+    votes = full.sum(axis=0)
+    only_baseline, only_other = int((votes < 0).sum()), int((votes > 0).sum())
+    p, over_seeds = mcnemar_exact(only_baseline, only_other), None
+    if min(full.shape) > 1:
+        # Other trainings count too; the exact test stays as the bar for few prompts.
+        over_seeds = crossed_mean([full])
+        p = max(p, over_seeds.p)
     return Difference(
         setting,
         task,
         baseline,
         other,
         points,
-        interval=paired_bootstrap([pairs.differences], DRAWS),
+        interval=estimate([rows]),
+        seeds=len(rows),
         prompts=len(pairs.indices),
         only_baseline=only_baseline,
         only_other=only_other,
-        p=mcnemar_exact(only_baseline, only_other),
+        over_seeds=over_seeds,
+        p=p,
     )
 
 
@@ -176,7 +158,7 @@ def _average_difference(
     baseline: str,
     other: str,
     setting: Setting,
-    paired: Mapping[tuple[Setting, str], _Pairs | None],
+    paired: Mapping[tuple[Setting, str], Pairs | None],
 ) -> Difference | None:
     first, second = group.average(baseline, setting), group.average(other, setting)
     if first is None or second is None:
@@ -186,13 +168,15 @@ def _average_difference(
     same_seeds = len({pairs.seeds for pairs in strata}) == 1
     if len(strata) < len(group.tasks) or not same_seeds:
         return Difference(setting, None, baseline, other, points)
+    rows = [independent(pairs.differences, pairs.seeds) for pairs in strata]
     return Difference(
         setting,
         None,
         baseline,
         other,
         points,
-        interval=paired_bootstrap([pairs.differences for pairs in strata], DRAWS),
+        interval=estimate(rows),
+        seeds=len(rows[0]),
         net_of_dense=_net_of_dense(group, setting, strata, paired),
         prompts=sum(len(pairs.indices) for pairs in strata),
     )
@@ -201,8 +185,8 @@ def _average_difference(
 def _net_of_dense(
     group: Group,
     setting: Setting,
-    strata: Sequence[_Pairs],
-    paired: Mapping[tuple[Setting, str], _Pairs | None],
+    strata: Sequence[Pairs],
+    paired: Mapping[tuple[Setting, str], Pairs | None],
 ) -> Estimate | None:
     """The difference minus the dense difference on the same prompts: who kept more, whatever
     each backbone scored dense."""
@@ -222,8 +206,9 @@ def _net_of_dense(
         here = [pairs.indices.index(i) for i in common]
         there = [reference.indices.index(i) for i in common]
         dense_rows = [rows[train_seed] for train_seed, _ in pairs.seeds]
-        net.append(pairs.differences[:, here] - reference.differences[dense_rows][:, there])
-    return paired_bootstrap(net, DRAWS)
+        rows = pairs.differences[:, here] - reference.differences[dense_rows][:, there]
+        net.append(independent(rows, pairs.seeds))
+    return estimate(net)
 
 
 def dense_gap(group: Group, backbone: str, setting: Setting) -> float | None:

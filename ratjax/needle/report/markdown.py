@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from ratjax.needle.report import labels
-from ratjax.needle.report.compare import Comparison, Difference, dense_gap
+from ratjax.needle.report.compare import ALPHA, Comparison, Difference, dense_gap
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Group
 from ratjax.needle.report.page import subtitle, title
 from ratjax.needle.report.records import Setting
-from ratjax.needle.report.summary import caveats, findings, group_label, resolution
+from ratjax.needle.report.summary import caveats, findings, group_label, resolution, test_name
 
 
 def markdown(content: Content, figures: Sequence[str] = ()) -> str:
@@ -31,7 +31,8 @@ def markdown(content: Content, figures: Sequence[str] = ()) -> str:
             parts += [
                 f"### {comparison.other} minus {comparison.baseline}, by task",
                 _differences(comparison),
-                "\\* significant: exact McNemar test, Holm's correction over the tasks, 5 %. "
+                f"\\* significant at {100 * ALPHA:g} %, the others may be chance: "
+                f"{test_name(comparison)}, Holm's correction over the tasks. "
                 + resolution(comparison),
             ]
     return "\n\n".join(parts) + "\n"

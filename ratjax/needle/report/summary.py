@@ -1,6 +1,7 @@
 """The report's first paragraph, in words computed from the data."""
 
 import math
+import statistics
 from collections.abc import Iterable
 
 from ratjax.needle.report import labels, paper
@@ -51,8 +52,8 @@ def caveats(content: Content) -> list[str]:
     seeds = {result.train_seed for result in content.results}
     if len(seeds) > 1 and any(content.comparisons):
         sentences.append(
-            "Intervals of differences resample training seeds as well as prompts, but a handful of "
-            "seeds says little about how much they scatter."
+            "Intervals and tests of differences take training seeds and prompts for random draws: "
+            "they speak about other trainings too, and with a handful of seeds they are wide."
         )
     if len(seeds) == 1:
         sentences.append(
@@ -68,32 +69,61 @@ def group_label(group: Group) -> str:
     return f"{group.run}, {length}" if group.run is not None else length
 
 
+def test_name(comparison: Comparison) -> str:
+    """The test behind the marks, in words."""
+    name = "exact McNemar test on fully right answers"
+    if comparison.seeds > 1:
+        name += " and t test with seeds and prompts as random effects, both to be passed"
+    return name
+
+
 def resolution(comparison: Comparison) -> str:
-    """The smallest difference that the number of prompts could show, and under which assumption."""
+    """The smallest difference that the prompts and seeds could show, and under which assumption."""
     tested = comparison.tested
     if not tested:
         return ""
     prompts = min(d.prompts for d in tested)
     tests = len(comparison.group.tasks)
     floor = smallest_significant_difference(prompts, tests, ALPHA)
-    share = median_discordance(tested)
-    usual = detectable_difference(prompts, share, tests, ALPHA)
     best = (
-        f"With {prompts} prompts a cell and {_spelled(tests)} tests a setting, no difference in "
-        f"fully right answers below {labels.number(floor)} points can be significant"
+        f"With {prompts} prompts a cell and {_spelled(tests)} {_plural('test', tests)} a setting, "
+        f"no difference in fully right answers below {labels.number(floor)} points can be "
+        "significant"
         if math.isfinite(floor)
         else f"With {prompts} prompts a cell no difference at all can be significant"
     )
+    formula = (
+        f"(m prompts, all favouring one side, give p = 2^(1{labels.MINUS}m), to be at most "
+        f"{ALPHA:g}/{tests}; the difference is 100 m / {prompts})"
+    )
+    usual = _usual_over_seeds if comparison.seeds > 1 else _usual_of_one_seed
+    return f"{best} {formula}. {usual(tested, prompts, tests)}"
+
+
+def _usual_of_one_seed(tested: list[Difference], prompts: int, tests: int) -> str:
+    share = median_discordance(tested)
+    usual = detectable_difference(prompts, share, tests, ALPHA)
     likely = (
-        f"one of {labels.number(usual)} points would be found four times in five"
+        f"a difference of {labels.number(usual)} points would be found four times in five"
         if math.isfinite(usual)
         else "even a difference of that size would usually be missed"
     )
     return (
-        f"{best} (m prompts, all favouring one side, give p = 2^(1{labels.MINUS}m), to be at most "
-        f"{ALPHA:g}/{tests}; the difference is 100 m / {prompts}). Where "
-        f"{labels.number(100 * share, 0)} % of the prompts are answered by one side alone, the "
-        f"median here, {likely} (Connor's formula for McNemar's test, at the same level)."
+        f"Where {labels.number(100 * share, 0)} % of the prompts are answered by one side alone, "
+        f"the median here, {likely} (Connor's formula for McNemar's test, at the same level)."
+    )
+
+
+def _usual_over_seeds(tested: list[Difference], prompts: int, tests: int) -> str:
+    sizes = [d.over_seeds.detectable(tests, ALPHA) for d in tested if d.over_seeds is not None]
+    seeds = min(d.seeds for d in tested)
+    if not sizes:
+        return ""
+    return (
+        f"With {_spelled(seeds)} seeds a difference of {labels.number(statistics.median(sizes))} "
+        "points would be found four times in five in the median cell (minimum detectable effect: "
+        f"the standard error times the sum of the t distribution's points at 1{labels.MINUS}"
+        f"{ALPHA:g}/{2 * tests} and 0.8; Bloom 1995)."
     )
 
 
@@ -203,8 +233,7 @@ def _significance(comparison: Comparison) -> str:
             f", {_favours(marked, comparison)}"
         )
     return (
-        f"{verdict} (exact McNemar test on fully right answers, Holm's correction over the tasks, "
-        f"{100 * ALPHA:g} %)."
+        f"{verdict} ({test_name(comparison)}, Holm's correction over the tasks, {100 * ALPHA:g} %)."
     )
 
 

@@ -104,17 +104,20 @@ def _with_interval(points: float, estimate: Estimate) -> list[Child]:
 
 
 def _explanation(content: Content) -> Markup:
-    spread = any(group.has_replicates for group in content.groups)
     text = (
         "Scores are strict set matches in percent, averaged over the tasks; beside a score stands "
         "its change from the same backbone's dense score. "
     )
-    if any(content.comparisons):
+    found = [comparison for group in content.comparisons for comparison in group]
+    if found:
+        how = (
+            "takes seeds and prompts for random effects"
+            if any(comparison.seeds > 1 for comparison in found)
+            else "comes from resampling them"
+        )
         text += (
             "Differences are paired: both backbones answer the same prompts, and the interval "
-            "comes from resampling them"
-            + (" and the seeds" if spread else "")
-            + "; bold where it leaves out zero (each row judged by itself). "
+            f"{how}; bold where it leaves out zero (each row judged by itself). "
             "The net difference takes away the difference of the dense scores."
         )
     return note(text)

@@ -15,7 +15,7 @@ from ratjax.needle.report.sections.common import (
     scrolling,
     section,
 )
-from ratjax.needle.report.summary import resolution
+from ratjax.needle.report.summary import resolution, test_name
 
 # Alpha of the colour at a difference of 60 points or more; text stays readable on top of it.
 _MOST_ALPHA = 0.6
@@ -45,7 +45,7 @@ def _table(content: Content, group: Group, comparison: Comparison) -> Markup:
             [
                 f"Strict score of {comparison.other} minus {comparison.baseline}, in points. ",
                 el("b", "*"),
-                f" significant at {100 * ALPHA:g} %.",
+                f" significant at {100 * ALPHA:g} %; the others may be chance.",
             ]
         ),
         class_="note key",
@@ -90,12 +90,13 @@ def _details(difference: Difference) -> str:
 def _explanation(comparison: Comparison) -> Markup:
     if not comparison.tested:
         return note("Not tested: predictions of both backbones on the same prompts are missing.")
+    name = test_name(comparison)
     seeds = (
-        " With several seeds a prompt counts once, for the side that answers it in more of them."
-        if comparison.group.has_replicates
+        " In McNemar's test a prompt counts once, for the side that answers it in more seeds."
+        if comparison.seeds > 1
         else ""
     )
     return note(
-        "Tested with McNemar's exact test on fully right answers, Holm's correction over the tasks "
-        f"of each setting.{seeds} {resolution(comparison)}"
+        f"Tested: {name}, with Holm's correction over the tasks of each setting.{seeds} "
+        f"{resolution(comparison)}"
     )

@@ -31,7 +31,8 @@ def provenance(content: Content) -> Markup:
         listing,
         _folded("Configuration", config) if config is not None else None,
         note(
-            f"Intervals of differences: {DRAWS} paired bootstrap draws, generator seed 0. The rows "
+            f"Intervals of differences: with one seed {DRAWS} paired bootstrap draws (generator "
+            "seed 0), with several a model with seeds and prompts as random effects. The rows "
             "behind this page are results.json, every difference and its test comparisons.json, "
             "the answers predictions.jsonl (and what was asked prompts.jsonl), all beside it."
         ),
