@@ -21,7 +21,7 @@ from launch import command
 from ratjax.config.experiment import Experiment
 from ratjax.config.needle import Checkpoint
 from ratjax.config.overrides import to_json
-from ratjax.errors import InputError
+from ratjax.errors import ConfigError, InputError
 from ratjax.model.checkpoint import (
     TOKENIZER,
     check_tokenizer,
@@ -34,7 +34,7 @@ from ratjax.needle.engine import build_prompts, evaluate, stop_token_of
 from ratjax.needle.files import tasks_in
 from ratjax.needle.journal import Journal
 from ratjax.needle.outputs import JOURNAL, write_outputs
-from ratjax.needle.settings import pattern_of
+from ratjax.needle.settings import identity, pattern_of
 from ratjax.provenance import provenance
 
 command.define_config()
@@ -61,6 +61,19 @@ def folders(experiment: Experiment, root: pathlib.Path) -> dict[Checkpoint, path
     if len(models) == 1 and not (root / models[0].folder).is_dir():
         return {models[0]: root}
     return {one: root / one.folder for one in models}
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Raises `ConfigError` where a setting asks a model without a memory for what enters one."""
+    swapped = [one for one in experiment.needle.settings() if one.uses_raw]
+    for model in chosen(experiment):
+        if swapped and not model.memory:
+            raise ConfigError(
+                "needle.extra",
+                identity(swapped[0])["selector"],
+                f"tells a memory's states from raw keys, and {model.backbone} has no memory; "
+                "evaluate --config.backbone=memory",
+            )
 
 
 def check_model(model: Checkpoint, folder: pathlib.Path) -> None:
@@ -127,6 +140,7 @@ def main() -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     experiment = command.experiment()
     workdir = pathlib.Path(command.FLAGS.workdir)
+    check_settings(experiment)
     models = folders(experiment, pathlib.Path(command.FLAGS.checkpoint))
     if command.FLAGS.dry_run:
         dry_run(experiment, models)

@@ -42,6 +42,10 @@ class Setting:
         does; 0 for a dilated pattern alone. With pages, prefill is dense.
       golden: what the right answer is copied from, under Quest and SnapKV: "in" selects it always,
         "out" never (but for what is forced), "" leaves it to the selector.
+      select_with: the keys by which Quest, MoBA and SnapKV choose, in a model with a memory: its
+        `states`, or the `raw` keys that enter it.
+      attend_to: the keys and values that are read of what was chosen, likewise. What is not
+        sparse reads states: prefill under Quest and SnapKV, decoding under MoBA.
     """
 
     method: str
@@ -59,8 +63,17 @@ class Setting:
     initial: int = 0
     page_size: int = 0
     golden: str = ""
+    select_with: str = "states"
+    attend_to: str = "states"
 
     def __post_init__(self):
+        for field in ("select_with", "attend_to"):
+            value = getattr(self, field)
+            check_choice(f"setting.{field}", value, ("states", "raw"))
+            if value == "raw" and self.method not in ("quest", "moba", "snapkv"):
+                raise ConfigError(f"setting.{field}", value, "goes with quest, moba and snapkv")
+        if self.selector == "random" and self.select_with == "raw":
+            raise ConfigError("setting.select_with", "raw", "a random selector looks at no keys")
         check_choice("setting.golden", self.golden, ("", "in", "out"))
         if self.golden and self.method not in ("quest", "snapkv"):
             raise ConfigError("setting.golden", self.golden, "goes with quest and snapkv alone")
@@ -73,6 +86,11 @@ class Setting:
         if self.method not in METHODS:
             raise ConfigError("setting.method", self.method, nearest(self.method, METHODS))
         check_choice("setting.selector", self.selector, ("original", "random"))
+
+    @property
+    def uses_raw(self) -> bool:
+        """Whether it tells the memory's states from what enters the memory."""
+        return "raw" in (self.select_with, self.attend_to)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ The data flow is the same with and without the memory:
 What prefill attends to, what the cache keeps and what decode reads belongs to the pattern.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -28,7 +30,7 @@ from ratjax.shapes import (
     Values,
 )
 from ratjax.sharding import attend_by_heads, mean_over_heads, out_sharding, serve_by_heads
-from ratjax.sparsity.pattern import Cache, Pattern, Reads
+from ratjax.sparsity.pattern import Both, Cache, Pattern, Reads
 
 MemoryState = tuple[HeadState, HeadState]
 
@@ -72,12 +74,14 @@ class Attention(nnx.Module):
         memory = self.config.memory
         return memory is not None and memory.place == "before_k_norm"
 
-    def rotate(self, q: Queries, k: Keys, positions: Int32[Array, "#B T"]) -> tuple[Queries, Keys]:
+    def rotate(
+        self, q: Queries, k: Keys | Both, positions: Int32[Array, "#B T"]
+    ) -> tuple[Queries, Keys | Both]:
         """RoPE on queries and on the memory's keys, each at its own position."""
         if self.k_norm is not None and self.norm_follows_memory:
-            k = self.k_norm(k)
-        theta = self.config.rope_theta
-        return rope(q, positions, theta), rope(k, positions, theta)
+            k = jax.tree.map(self.k_norm, k)
+        turn = partial(rope, positions=positions, theta=self.config.rope_theta)
+        return turn(q), jax.tree.map(turn, k)
 
     def output(self, x: Residual, attended: Queries) -> Residual:
         """The output gate, where there is one, and the projection back to the residual."""
@@ -93,15 +97,18 @@ class Attention(nnx.Module):
         x: Residual,
         valid: Bool[Array, "B T"] | None = None,
         document_starts: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Queries, Keys, Values, MemoryState | None]:
+        with_raw: bool = False,
+    ) -> tuple[Queries, Keys | Both, Values | Both, MemoryState | None]:
         """What the pattern gets: rotated q and k, v, and the memory's last state (or None)."""
         q, k, v = self.project(x)
-        state = None
-        if self.memory is not None:
-            (k, v), state = self.memory(x, k, v, valid, document_starts)
-        elif valid is not None:
+        if valid is not None:
             k = jnp.where(valid[..., None, None], k, 0)
             v = jnp.where(valid[..., None, None], v, 0)
+        raw, state = (k, v), None
+        if self.memory is not None:
+            (k, v), state = self.memory(x, k, v, valid, document_starts)
+        if with_raw:
+            k, v = map(Both, (k, v), raw)
         q, k = self.rotate(q, k, jnp.arange(x.shape[1], dtype=jnp.int32)[None])
         return q, k, v, state
 
@@ -112,9 +119,14 @@ class Attention(nnx.Module):
         document_starts: Bool[Array, "B T"] | None = None,
     ) -> Residual:
         """Whole sequences, no cache: training and scoring."""
-        q, k, v, _ = self.states(x, document_starts=document_starts)
-        attended = attend_by_heads(lambda q, k, v: pattern.attend(q, k, v)[0], q, k, v)
-        return self.output(x, attended)
+        q, k, v, _ = self.states(x, None, document_starts, pattern.uses_raw)
+
+        def attend(q: Queries, k: Keys | Both, v: Values | Both) -> Queries:
+            return pattern.attend(q, k, v)[0]
+
+        if pattern.uses_raw:  # an experiment on trained models: nothing trains so on a mesh
+            return self.output(x, attend(q, k, v))
+        return self.output(x, attend_by_heads(attend, q, k, v))
 
     def prefill(
         self,
@@ -126,7 +138,7 @@ class Attention(nnx.Module):
     ) -> tuple[Residual, Cache, MemoryState | None, Reads]:
         """Prompts padded on the right to one length; the cache has room for `new_tokens`."""
         valid = jnp.arange(x.shape[1]) < lengths[:, None]
-        q, k, v, state = self.states(x, valid=valid)
+        q, k, v, state = self.states(x, valid=valid, with_raw=pattern.uses_raw)
 
         def serve(_, q, k, v, lengths, keys):
             attended, reads = pattern.attend(q, k, v, lengths, keys)
@@ -148,8 +160,11 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B 1 M"], Cache, MemoryState | None, Reads]:
         """One token a sequence. `cache` holds all layers of this run; only `layer` changes."""
         q, k, v = self.project(x)
+        raw = k, v
         if self.memory is not None:
             (k, v), state = self.memory.step(x, k, v, state)
+        if pattern.uses_raw:
+            k, v = map(Both, (k, v), raw)
         q, k = self.rotate(q, k, positions[:, None])
 
         def serve(cache, layer, q, k, v, keys):

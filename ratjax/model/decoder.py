@@ -94,6 +94,8 @@ class Decoder(nnx.Module):
     def stacks(self, patterns: Patterns) -> Iterator[tuple[Pattern, Block, Int32[Array, " n"]]]:
         """Each run of layers: its pattern, its stacked blocks, its layers' indices."""
         for pattern, start, stop in runs(patterns, self.config.num_layers):
+            if pattern.uses_raw and self.config.memory is None:
+                raise ConfigError("pattern", pattern, "reads what a memory is fed; there is none")
             whole = stop - start == self.config.num_layers
             blocks = self.blocks if whole else jax.tree.map(lambda a: a[start:stop], self.blocks)  # noqa: B023
             yield pattern, blocks, jnp.arange(start, stop, dtype=jnp.int32)
@@ -192,7 +194,7 @@ class Decoder(nnx.Module):
         caches, memories, all_reads = [], [], []
         for index, (run_pattern, blocks, layers) in enumerate(self.stacks(pattern)):
 
-            def body(carry, xs, run_pattern=run_pattern):
+            def body(carry, xs, run_pattern=run_pattern.decodes_as):
                 x, cache = carry
                 block, memory, layer, slot = xs
                 attend = lambda h: block.attention.decode(  # noqa: E731

@@ -8,6 +8,7 @@ behind the prompts, and it is rewound for the next by its lengths alone. Nothing
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,11 @@ from ratjax.model.decoder import Decoder
 from ratjax.model.generation import decode, greedy
 from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, PromptKeys, Tokens
-from ratjax.sparsity.cache import KVCache, PromptCache
+from ratjax.sparsity.cache import PromptCache
+from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
 from ratjax.sparsity.shared import SharedDense
+from ratjax.sparsity.swapped import BothCaches
 from ratjax.sparsity.watched import Watched, WatchedCache
 
 
@@ -29,7 +32,8 @@ class Prefilled:
     """A batch of prompts that have been read.
 
     Attributes:
-      cache: keys and values stacked over layers. Given up to `answer`, which returns it.
+      cache: keys and values stacked over layers, raw ones beside the memory's states where a
+        pattern uses them (`Pattern.uses_raw`). Given up to `answer`, which returns it.
       queries: each prompt's last queries in every layer, [L, B, W, H, D]; None without SnapKV.
       memories: the memory's states after the prompts; None without a memory.
       first: the token that follows each prompt.
@@ -57,8 +61,10 @@ def prefill_pattern(patterns: Iterable[Pattern]) -> Pattern:
     kinds = {pattern.prefills_as for pattern in patterns}
     if len(kinds) != 1:
         raise ValueError(f"no prefill is that of all of {patterns}")
+    kind = kinds.pop()
     window = max(pattern.window_queries for pattern in patterns)
-    return SharedDense(window) if window else kinds.pop()
+    raw = any(pattern.uses_raw for pattern in patterns)
+    return SharedDense(window, raw) if kind == Dense() and (window or raw) else kind
 
 
 def prefill(
@@ -128,10 +134,8 @@ def answer(
       (tokens, entries read while decoding, the prefilled prompts again). The cache that was
       passed in is given up.
     """
-    queries = prefilled.queries if pattern.window_queries else None
-    rest = dataclasses.replace(prefilled, cache=None, queries=None)
     tokens, reads, cache = _answer(
-        model, prefilled.cache, rest, queries, keys, stop, pattern.decodes_as, new_tokens, golden
+        model, *_apart(prefilled, pattern), keys, stop, pattern.decodes_as, new_tokens, golden
     )
     return tokens, reads, dataclasses.replace(prefilled, cache=cache)
 
@@ -160,10 +164,8 @@ def watch(
     Returns:
       (the paper's strict hit of every layer, prompt and head; the prefilled prompts again).
     """
-    queries = prefilled.queries if pattern.window_queries else None
-    rest = dataclasses.replace(prefilled, cache=None, queries=None)
     hits, cache = _watch(
-        model, prefilled.cache, rest, queries, keys, answers, needed, pattern, new_tokens
+        model, *_apart(prefilled, pattern), keys, answers, needed, pattern, new_tokens
     )
     return hits, dataclasses.replace(prefilled, cache=cache)
 
@@ -219,8 +221,7 @@ def _prefill(
     (cache,) = state.caches
     queries = None
     if isinstance(cache, PromptCache):
-        queries = cache.queries
-        cache = KVCache(cache.k, cache.v, cache.lengths)
+        cache, queries = cache.cache, cache.queries
     return Prefilled(
         cache, queries, state.memories, greedy(logits), state.positions, state.last_token, reads
     )
@@ -242,22 +243,40 @@ def _prefill_rows(
     return dataclasses.replace(part, cache=jax.tree.map(place, storage, part.cache))
 
 
+def _apart(prefilled: Prefilled, pattern: Pattern) -> tuple[Cache, Prefilled]:
+    """The cache, which is given up, and what else the pattern needs."""
+    queries = prefilled.queries if pattern.window_queries else None
+    return prefilled.cache, dataclasses.replace(prefilled, cache=None, queries=queries)
+
+
+def _adopt(cache: Cache, prefilled: Prefilled, pattern: Pattern, *rest: Any) -> Cache:
+    """The pattern's own cache, from the prompts' raw keys and values too where it uses them."""
+    states_alone = isinstance(cache, BothCaches) and not pattern.uses_raw
+    return pattern.adopt(cache.states if states_alone else cache, prefilled.queries, *rest)
+
+
+def _restore(cache: Cache, used: Cache, pattern: Pattern) -> Cache:
+    """What `_adopt` was given, from what it returned and decoding has changed."""
+    if isinstance(cache, BothCaches) and not pattern.uses_raw:
+        return dataclasses.replace(cache, states=pattern.restore(cache.states, used))
+    return pattern.restore(cache, used)
+
+
 @partial(jax.jit, static_argnames=("pattern", "new_tokens"), donate_argnames="cache")
 def _answer(
     model: Decoder,
     cache: Cache,
     prefilled: Prefilled,
-    queries: Float[Array, "L B W H D"] | None,
     keys: PromptKeys,
     stop: Int32[Array, ""],
     pattern: Pattern,
     new_tokens: int,
     golden: Int32[Array, "B A"] | None,
 ) -> tuple[Int32[Array, "B N"], Reads, Cache]:
-    adopted = pattern.adopt(cache, queries, new_tokens, keys, golden)
+    adopted = _adopt(cache, prefilled, pattern, new_tokens, keys, golden)
     state = DecodeState((adopted,), prefilled.memories, prefilled.positions, prefilled.last_token)
     tokens, reads, state = decode(model, prefilled.first, state, keys, stop, new_tokens, pattern)
-    return tokens, reads, pattern.restore(cache, state.caches[0])
+    return tokens, reads, _restore(cache, state.caches[0], pattern)
 
 
 @partial(jax.jit, static_argnames=("pattern", "new_tokens"), donate_argnames="cache")
@@ -265,15 +284,14 @@ def _watch(
     model: Decoder,
     cache: Cache,
     prefilled: Prefilled,
-    queries: Float[Array, "L B W H D"] | None,
     keys: PromptKeys,
     answers: Int32[Array, "B N"],
     needed: Int32[Array, "B N"],
     pattern: Pattern,
     new_tokens: int,
 ) -> tuple[Bool[Array, "L B H"], Cache]:
-    adopted = pattern.adopt(cache, queries, new_tokens, keys, needed)
-    layers, batch, *_ = cache.k.shape
+    adopted = _adopt(cache, prefilled, pattern, new_tokens, keys, needed)
+    layers, batch = model.config.num_layers, len(answers)
     by_layer = lambda a: jnp.broadcast_to(a, (layers, *a.shape))  # noqa: E731
     # A step reads one token and gives the next: the first step needs what the second stands at.
     watched = WatchedCache(adopted, by_layer(needed[:, 1:]), by_layer(prefilled.positions))
@@ -286,4 +304,4 @@ def _watch(
         return (state, hits & reads.hits), None
 
     (state, hits), _ = jax.lax.scan(advance, (state, all_hit), answers[:, :-1].T)
-    return hits, pattern.restore(cache, state.caches[0].cache)
+    return hits, _restore(cache, state.caches[0].cache, pattern)

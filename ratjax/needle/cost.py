@@ -13,6 +13,7 @@ from ratjax.sparsity.moba import MoBA
 from ratjax.sparsity.pattern import Pattern
 from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
+from ratjax.sparsity.swapped import Swapped
 from ratjax.train.flops import matmul_weights
 
 Number = int | float
@@ -25,7 +26,13 @@ def position_bytes(config: ModelConfig) -> int:
 
 
 def cache_bytes(config: ModelConfig, pattern: Pattern, length: Number) -> Number:
-    """Bytes kept of a prompt of `length` tokens: keys, values, page bounds, the memory's state."""
+    """Bytes kept of a prompt of `length` tokens: keys, values, page bounds, the memory's state.
+
+    Twice the keys and values where a pattern decodes with raw ones and states both.
+    """
+    sets = 1
+    if isinstance(pattern, Swapped):
+        pattern, sets = pattern.pattern, pattern.sets
     match pattern:
         case SnapKV():
             kept = min(length, pattern.capacity)
@@ -35,7 +42,7 @@ def cache_bytes(config: ModelConfig, pattern: Pattern, length: Number) -> Number
         case _:
             kept = length
     state = 8 * config.num_layers * config.num_kv_heads * config.head_dim
-    return (kept + _bounds(pattern, length)) * position_bytes(config) + (
+    return (sets * kept + _bounds(pattern, length)) * position_bytes(config) + (
         state if config.memory is not None else 0
     )
 
@@ -50,6 +57,7 @@ def decode_bytes(config: ModelConfig, pattern: Pattern, length: Number, read: Nu
       read: entries read, averaged over the query heads. Where each query head chooses for itself
         (Quest), the heads of a group read their own entries; else they share them.
     """
+    pattern = pattern.pattern if isinstance(pattern, Swapped) else pattern
     apart = isinstance(pattern, Quest) and pattern.per == "query_head"
     times = config.queries_per_kv_head if apart else 1
     scored = _bounds(pattern, length) if getattr(pattern, "selector", "") != "random" else 0
@@ -70,6 +78,7 @@ def prefill_flops(config: ModelConfig, pattern: Pattern, length: Number, pairs: 
       length: tokens of the prompt.
       pairs: query-key pairs attended to, averaged over query heads and layers.
     """
+    pattern = pattern.pattern if isinstance(pattern, Swapped) else pattern
     width = config.num_heads * config.head_dim
     recurrence = 6 * config.num_kv_heads * config.head_dim if config.memory is not None else 0
     scored = 0.0  # query-candidate products: one of the two products that a pair takes

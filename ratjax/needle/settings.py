@@ -7,6 +7,7 @@ from ratjax.sparsity.dilated import Dilated
 from ratjax.sparsity.moba import MoBA
 from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
+from ratjax.sparsity.swapped import Swapped
 
 # In which phase a method leaves entries unread (paper, Table 1); both for dilated patterns.
 _SPARSE_PHASES = {
@@ -29,6 +30,13 @@ def pattern_of(setting: Setting) -> Pattern:
     Raises:
       ConfigError: parameters that do not go together, such as fewer pages than are forced.
     """
+    pattern = _of_method(setting)
+    if setting.uses_raw:
+        return Swapped(pattern, setting.select_with, setting.attend_to)
+    return pattern
+
+
+def _of_method(setting: Setting) -> Pattern:
     match setting.method:
         case "quest":
             return Quest(
@@ -68,12 +76,17 @@ def pattern_of(setting: Setting) -> Pattern:
 
 def identity(setting: Setting) -> dict[str, object]:
     """The fields that name a setting in `results.json` and in predictions."""
-    steered = f"_golden_{setting.golden}" if setting.golden else ""
+    changed = {"golden": "", "select_with": "states", "attend_to": "states"}
+    suffixes = [
+        f"_{field}_{getattr(setting, field)}"
+        for field, usual in changed.items()
+        if getattr(setting, field) != usual
+    ]
     return {
         "method": setting.method,
         "block_size": None if setting.method in ("dense", "snapkv") else setting.block_size,
         "k": setting.k or None,
         "budget": setting.budget,
-        "selector": setting.selector + steered,
+        "selector": "".join([setting.selector, *suffixes]),
         "selector_seed": setting.selector_seed,
     }

@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from ratjax.shapes import Keys, Lengths, Values
 from ratjax_kernels import append
@@ -100,10 +100,16 @@ class PagedCache(KVCache):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PromptCache(KVCache):
-    """A whole prompt and its last queries: what every pattern with a dense prefill starts from."""
+class PromptCache:
+    """A whole prompt and its last queries: what every pattern with a dense prefill starts from.
 
-    queries: Float[Array, "*layers B W H D"]
+    Attributes:
+      cache: the prompt.
+      queries: its last queries; None where no pattern needs any.
+    """
+
+    cache: PyTree[Array]
+    queries: Float[Array, "*layers B W H D"] | None
 
 
 @jax.tree_util.register_dataclass

@@ -127,8 +127,10 @@ class MoBA(Dense):
         v: Values,
         lengths: Lengths | None = None,
         keys: PromptKeys | None = None,
+        scored: Keys | None = None,
     ) -> tuple[Queries, Reads]:
-        ids = self.select(q, k, keys)
+        """As in `Pattern`; blocks are chosen by the keys `scored` where those are others."""
+        ids = self.select(q, k if scored is None else scored, keys)
         lengths = full_lengths(q, lengths)
         position = jnp.arange(q.shape[1])[:, None]
         tokens = jnp.clip(position + 1 - ids * self.block_size, 0, self.block_size)

@@ -28,6 +28,18 @@ class Reads(NamedTuple):
     hits: Bool[Array, "*layers B H"] | None = None
 
 
+class Both(NamedTuple):
+    """Keys, values or caches of a model with a memory: what it reads, and what its memory was fed.
+
+    Attributes:
+      states: the memory's states, which the model reads by itself.
+      raw: the keys and values that entered the memory, normalised and rotated as its states are.
+    """
+
+    states: Any
+    raw: Any
+
+
 def causal_pairs(lengths: Lengths) -> Float32[Array, " B"]:
     """Query-key pairs of dense causal attention over `lengths` tokens."""
     n = lengths.astype(jnp.float32)
@@ -118,6 +130,11 @@ class Pattern(abc.ABC):
     def window_queries(self) -> int:
         """How many of a prompt's last queries `adopt` needs."""
         return 0
+
+    @property
+    def uses_raw(self) -> bool:
+        """Whether keys and values must come as `Both`: for models with a memory alone."""
+        return False
 
 
 Patterns = Pattern | tuple[Pattern, ...]

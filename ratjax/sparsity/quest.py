@@ -163,17 +163,18 @@ class Quest(Dense):
     def read(
         self,
         q: Float[Array, "B 1 H D"],
-        cache: PagedCache,
+        cache: KVCache,
         keys: PromptKeys | None = None,
+        scored: PagedCache | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Int32[Array, "B H K"]]:
-        """Attention's output and the pages it read."""
-        plain = not (self.dilation or self.golden)
+        """Attention's output and the pages it read; see `decode`."""
+        plain = scored is None and not (self.dilation or self.golden)
         if self.selector == "original" and self.per == "query_head" and plain:
             return quest_decode(
                 q, cache.k, cache.v, cache.lengths, cache.k_min, cache.k_max,
                 self.page_size, self.pages, self.force_first, self.force_current, layer=cache.at,
             )  # fmt: skip
-        ids = self.select(q, cache, keys)
+        ids = self.select(q, cache if scored is None else scored, keys)
         # A group that selects together has one list, and each of its pages is read once.
         group = q.shape[2] // cache.k.shape[-2] if self.per == "kv_head" else 1
         listed, size = ids[:, ::group], self.page_size
@@ -208,9 +209,14 @@ class Quest(Dense):
         return (slots == position[:, None, None]).any(-1)
 
     def decode(
-        self, q: Float[Array, "B 1 H D"], cache: PagedCache, keys: PromptKeys | None = None
+        self,
+        q: Float[Array, "B 1 H D"],
+        cache: KVCache,
+        keys: PromptKeys | None = None,
+        scored: PagedCache | None = None,
     ) -> tuple[Float[Array, "B 1 H D"], Reads]:
-        out, ids = self.read(q, cache, keys)
+        """As in `Pattern`; pages are chosen by the bounds of `scored` where that is another."""
+        out, ids = self.read(q, cache, keys, scored)
         lengths = cache.lengths[:, None, None]
         if self.dilation:
             slots = self.slots(ids, cache.k.shape[-3])

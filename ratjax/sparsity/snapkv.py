@@ -177,8 +177,11 @@ class SnapKV(Dense):
         lengths: Lengths,
         new_tokens: int,
         keys: PromptKeys | None = None,
+        scored: Keys | None = None,
     ) -> "SnapKVCache":
-        return self._keep(k, v, self.select(q, k, lengths, keys), lengths, new_tokens)
+        """As in `Pattern`; tokens are chosen by the keys `scored` where those are others."""
+        positions = self.select(q, k if scored is None else scored, lengths, keys)
+        return self._keep(k, v, positions, lengths, new_tokens)
 
     def adopt(
         self,
@@ -187,16 +190,20 @@ class SnapKV(Dense):
         new_tokens: int,
         keys: PromptKeys | None = None,
         golden: Int32[Array, "B N"] | None = None,
+        scored: Float[Array, "L B S G D"] | None = None,
     ) -> "SnapKVCache":
+        """As in `Pattern`; tokens are chosen by the keys `scored` where those are others."""
         layers, width = prompt.k.shape[0], prompt.k.shape[2] - new_tokens
         last = None if queries is None else queries[:, :, queries.shape[2] - self.window_queries :]
 
         def compress(layer: tuple) -> "SnapKVCache":
-            index, k, v, lengths, q = layer
-            positions = self._select(q, k, width, lengths, fold_in(keys, index), golden)
+            index, scored, k, v, lengths, q = layer
+            positions = self._select(q, scored, width, lengths, fold_in(keys, index), golden)
             return self._keep(k, v, positions, lengths, new_tokens)
 
-        each = (jnp.arange(layers, dtype=jnp.int32), prompt.k, prompt.v, prompt.lengths, last)
+        scored = prompt.k if scored is None else scored
+        numbers = jnp.arange(layers, dtype=jnp.int32)
+        each = (numbers, scored, prompt.k, prompt.v, prompt.lengths, last)
         return jax.lax.map(compress, each)
 
     def restore(self, prompt: KVCache, used: "SnapKVCache") -> KVCache:

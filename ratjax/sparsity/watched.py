@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32
 
 from ratjax.shapes import Keys, Lengths, PromptKeys, Queries, Values
-from ratjax.sparsity.pattern import Cache, Pattern, Reads
+from ratjax.sparsity.pattern import Both, Cache, Pattern, Reads
 from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
+from ratjax.sparsity.swapped import Swapped
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +33,10 @@ class WatchedCache:
     prompt: Int32[Array, "*layers B"]
 
     def append(
-        self, layer: Int[Array, ""], k: Float[Array, "B 1 G D"], v: Float[Array, "B 1 G D"]
+        self,
+        layer: Int[Array, ""],
+        k: Float[Array, "B 1 G D"] | Both,
+        v: Float[Array, "B 1 G D"] | Both,
     ) -> "WatchedCache":
         return dataclasses.replace(self, cache=self.cache.append(layer, k, v))
 
@@ -48,13 +52,17 @@ class Watched(Pattern):
     Works on adopted caches (`Pattern.adopt`), wrapped in a `WatchedCache`.
     """
 
-    pattern: Quest | SnapKV
+    pattern: Quest | SnapKV | Swapped
+
+    @property
+    def uses_raw(self) -> bool:
+        return self.pattern.uses_raw
 
     def attend(
         self,
         q: Queries,
-        k: Keys,
-        v: Values,
+        k: Keys | Both,
+        v: Values | Both,
         lengths: Lengths | None = None,
         keys: PromptKeys | None = None,
     ) -> tuple[Queries, Reads]:

@@ -76,6 +76,7 @@ def test_every_row_of_the_paper_is_there(name, selectors, others):
         ("table5_random:control", 3, 19),
         ("table5_random:free", 2, 16),
         ("table5_random:golden", 2, 7),
+        ("table5_random:swap", 1, 19),
     ],
 )
 def test_a_dry_run_counts_without_weights(launch, tmp_path, name, backbones, settings):
@@ -107,7 +108,7 @@ def test_settings_of_one_file_have_names_of_their_own():
     for name, variants in {
         "table3_released": ("paper", "dilated"),
         "table4_olmo2": ("paper", "control", "dilated"),
-        "table5_random": ("paper", "control", "free", "golden"),
+        "table5_random": ("paper", "control", "free", "golden", "swap"),
     }.items():
         for variant in variants:
             named = [

@@ -231,6 +231,21 @@ def test_bad_input_is_one_line(evaluate, folder, tmp_path, override, message):
     assert not (tmp_path / "n").exists()
 
 
+def test_swapped_sets_need_a_memory(evaluate, folder, tmp_path):
+    swapped = tmp_path / "experiment.py"
+    fields = "methods=(), extra=(Setting('quest', 16, 3, '1/4', select_with='raw'),)"
+    text = EXPERIMENT.format(essays=SHIPPED).replace('methods=("quest",)', fields)
+    swapped.write_text(text.replace("import NeedleConfig", "import NeedleConfig, Setting"))
+    flags_ = (f"--workdir={tmp_path}/n", f"--config={swapped}")
+    for dry in ((), ("--dry_run",)):
+        status, _, err = evaluate(folder / "models", *flags_, *dry)
+        assert status == 2 and len(err) == 1
+        assert "original_select_with_raw" in err[0] and "attention has no memory" in err[0]
+    assert not (tmp_path / "n").exists()
+    status, out, _ = evaluate(folder / "models", *flags_, "--config.backbone=memory", "--dry_run")
+    assert status == 0 and json.loads(out[-1])["settings"] == 2
+
+
 def test_the_other_backbone_is_refused(evaluate, folder, tmp_path):
     status, _, err = evaluate(
         folder / "models" / "memory", f"--workdir={tmp_path}/n", "--config.backbone=attention"

@@ -14,7 +14,7 @@ from ratjax.errors import InputError
 from ratjax.model import Decoder
 from ratjax.model import generation as generation_module
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
-from ratjax.sparsity.pattern import Pattern, Reads
+from ratjax.sparsity.pattern import Both, Pattern, Reads
 
 PROMPTS = np.array([37, 16, 5])
 NEW = 14
@@ -24,10 +24,10 @@ TOTAL = int(PROMPTS.max()) + NEW
 initial = jax.jit(lambda config, seed: Decoder(config, jax.random.key(seed)), static_argnums=0)
 
 
-def decoder(memory=True, seed=0, **changes):
+def decoder(memory=True, seed=0, init="log_uniform", **changes):
     config = dataclasses.replace(preset("tiny"), **changes)
     if memory:
-        config = with_memory(config, MemoryConfig(init="log_uniform"))
+        config = with_memory(config, MemoryConfig(init=init))
     model = initial(config, seed)
     # At std 0.02 a tiny model attends to everything alike: wider weights make the selection
     # matter, so that a wrong one shows.
@@ -58,24 +58,43 @@ def teacher_forced(model, tokens, pattern, lengths=PROMPTS):
 class Oracle(Pattern):
     """Whole-sequence attention under a mask that NumPy builds from the method's rule.
 
-    Runs under `jax.disable_jit`, where the scan over layers hands it concrete arrays.
+    Runs under `jax.disable_jit`, where the scan over layers hands it concrete arrays. The first
+    `prompt` tokens are the prompt. `select_with` and `attend_to` are those of `Swapped`.
     """
 
     method: str
     prompt: int
+    select_with: str = "states"
+    attend_to: str = "states"
+
+    @property
+    def uses_raw(self):
+        return "raw" in (self.select_with, self.attend_to)
 
     def attend(self, q, k, v, lengths=None, keys=None):
-        return jnp.asarray(self._attend(q, k, v)), Reads(
-            jnp.zeros(q.shape[0]), jnp.zeros(q.shape[0])
-        )
+        k, v = (x if self.uses_raw else Both(x, x) for x in (k, v))
+        out = self.output(*jax.tree.map(lambda a: np.asarray(a, np.float64), (q, k, v)))
+        reads = jnp.zeros(q.shape[0])
+        return jnp.asarray(out.astype(np.float32)), Reads(reads, reads)
 
     def compress(self, *args, **kwargs):
         raise NotImplementedError
 
     decode = compress
 
-    def _attend(self, q, k, v):
-        q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    def output(self, q, k, v):
+        """What the sparse phase gives where it runs, dense attention to states elsewhere."""
+        dense = np.broadcast_to(oracles.causal_mask(q.shape[1]), (*q.shape[::2], *q.shape[1:2] * 2))
+        sparse = self.mask(q, getattr(k, self.select_with))
+        read = (getattr(x, self.attend_to) for x in (k, v))
+        swapped = oracles.masked_attention(q, *read, sparse)
+        if not self.uses_raw:
+            return swapped
+        usual = oracles.masked_attention(q, k.states, v.states, dense)
+        in_prompt = (np.arange(q.shape[1]) < self.prompt)[:, None, None]
+        return np.where(in_prompt == (self.method == "moba"), swapped, usual)
+
+    def mask(self, q, k):
         batch, time, heads, _ = q.shape
         mask = np.broadcast_to(oracles.causal_mask(time), (batch, heads, time, time)).copy()
         repeated = oracles.repeat_heads(k, heads)
@@ -94,7 +113,7 @@ class Oracle(Pattern):
                 )
                 dropped = [j for j in range(n) if j not in kept]
                 mask[b, h, n:, dropped] = False
-        return oracles.masked_attention(q, k, v, mask).astype(np.float32)
+        return mask
 
 
 PATTERNS = {

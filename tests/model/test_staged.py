@@ -129,8 +129,8 @@ PAGES_READ = []
 class Recording(quest.Quest):
     """Quest that notes the pages that every decode step read in every layer."""
 
-    def read(self, q, cache, keys=None):
-        out, ids = super().read(q, cache, keys)
+    def read(self, *args):
+        out, ids = super().read(*args)
         PAGES_READ.append(np.asarray(ids))
         return out, ids
 
