@@ -102,7 +102,7 @@ def main() -> int:
         )
     if not values.tokenizer:
         raise InputError("tokenizer=None: give --tokenizer=<tokenizer.json>")
-    signal.signal(signal.SIGTERM, _interrupt)  # a polite kill ends as an interrupt does
+    before = signal.signal(signal.SIGTERM, _interrupt)  # a polite kill ends as an interrupt does
     try:
         return _index() if values.published else _tokenize()
     except MissingDataError as error:
@@ -118,6 +118,8 @@ def main() -> int:
             f"{error.filename or values.target}: {error.strerror or error}; what is finished is "
             "kept"
         ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(*_) -> None:

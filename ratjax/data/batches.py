@@ -103,8 +103,9 @@ class Batches:
 
     def _check(self, part: Batch, source: Source) -> None:
         # Out of range, an embedding look-up would silently return some other row.
-        largest = max(part.tokens.max(), part.targets.max())
-        if largest >= self.vocab_size or part.tokens.min() < 0:
+        # Negative numbers are very large ones of a stream's uint32.
+        largest = max(part.tokens.view(np.uint32).max(), part.targets.view(np.uint32).max())
+        if largest >= self.vocab_size:
             raise InputError(
                 f"{source.folder}: holds token {largest}, but the model's vocab_size is "
                 f"{self.vocab_size}; it was made with another tokenizer"
