@@ -31,6 +31,8 @@ class Chip:
       axes: of the grid or torus that the links make.
       cores: per chip, by which pods of v5p are counted in the names of accelerator types.
       accelerator: of accelerator types such as `v5litepod-64`.
+      one_host: chips of the largest slice that is a single machine; larger ones are of machines
+        with `chips_per_host`.
       chips_per_host: of machines that belong to more than one host.
     """
 
@@ -42,6 +44,7 @@ class Chip:
     axes: int
     cores: int
     accelerator: str
+    one_host: int
     chips_per_host: int = 4
 
     @property
@@ -53,9 +56,9 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "TPU v5 lite", int(15.75 * GIB), 819e9, 200e9, 2, 1, "v5litepod"),
-        Chip("v5p", "TPU v5", int(95.74 * GIB), 2765e9, 600e9, 3, 2, "v5p"),
-        Chip("v6e", "TPU v6 lite", int(31.25 * GIB), 1600e9, 400e9, 2, 1, "v6e"),
+        Chip("v5e", "TPU v5 lite", int(15.75 * GIB), 819e9, 200e9, 2, 1, "v5litepod", 8),
+        Chip("v5p", "TPU v5", int(95.74 * GIB), 2765e9, 600e9, 3, 2, "v5p", 4),
+        Chip("v6e", "TPU v6 lite", int(31.25 * GIB), 1600e9, 400e9, 2, 1, "v6e", 8),
     )
 }
 
@@ -88,7 +91,9 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        return max(self.chips // self.chip.chips_per_host, 1)
+        """Machines; each runs one process."""
+        chip = self.chip
+        return 1 if self.chips <= chip.one_host else self.chips // chip.chips_per_host
 
     @property
     def accelerator_type(self) -> str:

@@ -1,0 +1,306 @@
+"""Rents TPU pods on Google Cloud, trains on them, and gives them back.
+
+  python -m launch.pods create   --pod=a --topology=v5p:4x4x4 --zone=us-east5-a --project=p --spot
+  python -m launch.pods setup    --pod=a ...     sends the code (what git has committed), installs
+  python -m launch.pods run      --pod=a ... -- python -m launch.train --config=... --workdir=gs://...
+  python -m launch.pods tail     --pod=a ...     follows the logs of all hosts
+  python -m launch.pods status   --pod=a ...     the request, and the program on every host
+  python -m launch.pods stop     --pod=a ...     has the program save and end
+  python -m launch.pods resume   --pod=a ... -- python -m launch.train ...     does what is missing
+  python -m launch.pods run --babysit --pod=a ... -- python -m launch.train ...  keeps it going
+  python -m launch.pods delete   --pod=a ...     gives everything back
+  python -m launch.pods list     --zone=... --project=...
+  python -m launch.pods manifest ... --image=... -- python -m launch.train ...   a JobSet, for GKE
+  python -m launch.pods xpk      ... --cluster=... --image=... -- python -m launch.train ...
+  python -m launch.pods flags    --topology=...  what XLA and libtpu are told, and why
+
+`--dry_run` prints every command and runs none. docs/launch.md tells how a run goes.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import app, flags
+
+from launch import command
+from launch.pods import gcloud, kubernetes
+from launch.pods.babysit import Limits, babysit, bring_up, outcome
+from launch.pods.execute import CommandFailed, Executor
+from launch.pods.pod import Place, Pod, check_program, check_zone, flag_of, rented
+from launch.pods.session import Job, PodError, Session
+from launch.pods.xla_flags import tpu_flags
+from ratjax.errors import InputError, nearest
+
+
+def define() -> None:
+    """Defines the flags."""
+    own = command.FLAGS
+    command.define_dry_run()
+    where, text, number = "Which pod: ", flags.DEFINE_string, flags.DEFINE_integer
+    text("pod", None, f"{where}its name, of your choice.", own)
+    text("topology", None, f"{where}each slice: v5p:4x4x4, v5litepod-64, v6e-256, ...", own)
+    number("slices", 1, f"{where}how many slices of that shape.", 1, flag_values=own)
+    text("zone", None, f"{where}Google Cloud's zone, such as us-east5-a.", own)
+    text("project", None, f"{where}Google Cloud's project.", own)
+    flags.DEFINE_bool("spot", False, "create: cheaper; can be taken away at any moment.", own)
+    flags.DEFINE_bool("reserved", False, "create: from the project's reservation.", own)
+    text("network", "", "create: other than default.", own)
+    text("service_account", "", "create: other than Compute Engine's default.", own)
+    flags.DEFINE_bool("tunnel", False, "No public addresses: reach hosts through IAP.", own)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text("python", here, "setup: release of Python on the hosts.", own)
+    text("image", "", "setup, run: a container image instead of this checkout's code.", own)
+    fetched = "setup: gs://bucket/folder=data/folder (or models/...): every host copies it."
+    flags.DEFINE_multi_string("fetch", [], fetched, own)
+    logs = "run: a gs:// folder for copies of the hosts' logs; else <workdir>/logs."
+    text("logs", "", logs, own)
+    number("grace", 300, "stop: seconds to save and end.", 1, flag_values=own)
+    flags.DEFINE_bool("babysit", False, "run: create, set up, start again as needed.", own)
+    ended = "run --babysit: give the pod back when the program has ended or is given up."
+    flags.DEFINE_bool("delete_at_end", True, ended, own)
+    limits = Limits()
+    number("max_restarts", limits.restarts, "Restarts in all.", 0, flag_values=own)
+    seconds, hours = limits.poll_seconds, limits.wait_hours
+    flags.DEFINE_float("poll_seconds", seconds, "Between two questions.", 1, flag_values=own)
+    flags.DEFINE_float("wait_hours", hours, "At most in the queue.", 0, flag_values=own)
+    text("cluster", "", "xpk: the cluster.", own)
+
+
+class Line(NamedTuple):
+    """A command line: `launch.pods VERB --flags -- PROGRAM`."""
+
+    verb: str
+    flags: list[str]
+    program: tuple[str, ...]
+
+
+def split(argv: list[str]) -> Line:
+    """The parts of a command line.
+
+    Raises:
+      InputError: no verb, or an unknown one.
+    """
+    rest = argv[1:]
+    program: list[str] = []
+    if "--" in rest:
+        at = rest.index("--")
+        rest, program = rest[:at], rest[at + 1 :]
+    verbs = [word for word in rest[:1] if not word.startswith("-")]
+    if not verbs and not any(re.match("--?help", word) for word in rest):
+        raise InputError(f"say what to do: launch.pods {'|'.join(VERBS)}")
+    if verbs and verbs[0] not in VERBS:
+        raise InputError(f"{verbs[0]}: no such verb; {nearest(verbs[0], VERBS)}")
+    return Line("".join(verbs), rest[len(verbs) :], tuple(program))
+
+
+def need(*names: str) -> list:
+    """The values of flags that this verb cannot do without."""
+    for name in names:
+        if not command.FLAGS[name].value:
+            raise InputError(f"--{name} is required")
+    return [command.FLAGS[name].value for name in names]
+
+
+def place() -> Place:
+    """The pod, where its shape does not matter."""
+    name, zone, project = need("pod", "zone", "project")
+    return Place(name=name, zone=zone, project=project, tunnel=command.FLAGS.tunnel)
+
+
+def pod() -> Pod:
+    """The pod that the flags describe."""
+    name, topology, zone, project = need("pod", "topology", "zone", "project")
+    given = command.FLAGS
+    return Pod(
+        name=name,
+        zone=zone,
+        project=project,
+        tunnel=given.tunnel,
+        topology=rented(topology),
+        slices=given.slices,
+        spot=given.spot,
+        reserved=given.reserved,
+        network=given.network,
+        service_account=given.service_account,
+    )
+
+
+def job(program: tuple[str, ...]) -> Job:
+    """What is to run, and what it needs."""
+    given, fetch = command.FLAGS, []
+    for item in given.fetch:
+        match = re.fullmatch(r"(gs://[^=]+)=((?:data|models)/[\w./-]+)", item)
+        if not match or ".." in match[2]:
+            raise InputError(
+                f"--fetch={item}: must read gs://bucket/folder=data/folder or =models/folder"
+            )
+        fetch.append((match[1], match[2]))
+    logs = given.logs
+    if logs and not logs.startswith("gs://"):
+        raise InputError(f"--logs={logs}: must begin with gs://")
+    workdir = flag_of(program, "workdir") or ""
+    if not logs and workdir.startswith("gs://"):
+        logs = f"{workdir.rstrip('/')}/logs"
+    if not re.fullmatch(r"3\.\d+", given.python):
+        raise InputError(f"--python={given.python}: must be a release such as 3.12")
+    return Job(
+        program=program,
+        image=given.image,
+        python=given.python,
+        fetch=tuple(fetch),
+        logs=logs,
+        grace=given.grace,
+        revision=command.revision() or "",
+    )
+
+
+def limits() -> Limits:
+    given = command.FLAGS
+    return Limits(
+        restarts=given.max_restarts,
+        wait_hours=given.wait_hours,
+        poll_seconds=given.poll_seconds,
+    )
+
+
+def session(program: tuple[str, ...], executor: Executor) -> Session:
+    """The pod, its program and how commands are run."""
+    pauses = {"sleep": lambda seconds: None} if executor.dry else {}
+    return Session(pod(), job(program), executor, **pauses)
+
+
+def do_create(line: Line, executor: Executor) -> int:
+    made = session(line.program, executor)
+    made.create()
+    made.wait(command.FLAGS.wait_hours, command.FLAGS.poll_seconds)
+    return 0
+
+
+def do_setup(line: Line, executor: Executor) -> int:
+    session(line.program, executor).setup()
+    return 0
+
+
+def do_run(line: Line, executor: Executor) -> int:
+    check_program(pod(), line.program)
+    made = session(line.program, executor)
+    if not command.FLAGS.babysit:
+        made.start()
+        return 0
+    try:
+        ended = babysit(made, limits())
+        executor.say(f"{made.pod.name}: {ended}")
+        return 0 if ended == "finished" else 1
+    finally:
+        if command.FLAGS.delete_at_end and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            executor.say(f"{made.pod.name}: giving it back (--nodelete_at_end keeps it)")
+            made.delete()
+
+
+def do_resume(line: Line, executor: Executor) -> int:
+    check_program(pod(), line.program)
+    bring_up(session(line.program, executor), limits())
+    return 0
+
+
+def do_tail(line: Line, executor: Executor) -> int:
+    follow = gcloud.on_hosts(place(), gcloud.host("tail", "50"), more=("--batch-size=all",))
+    executor.run(follow, shown=True)
+    return 0
+
+
+def do_status(line: Line, executor: Executor) -> int:
+    made = session((), executor)
+    executor.say(f"{made.pod.name}: {made.request()}")
+    found = made.statuses()
+    for status in found:
+        executor.say(f"{status.host}: {status.state} {status.code}".rstrip())
+    answers = f"{len(found)} of {made.pod.hosts} hosts answer"
+    executor.say(f"{made.pod.name}: {outcome(found, made.pod.hosts)}; {answers}")
+    return 0
+
+
+def do_stop(line: Line, executor: Executor) -> int:
+    words = gcloud.host("stop", str(command.FLAGS.grace))
+    executor.run(gcloud.on_hosts(place(), words), shown=True)
+    return 0
+
+
+def do_delete(line: Line, executor: Executor) -> int:
+    executor.run(gcloud.delete(place()), shown=True)
+    executor.say("nodes and request are gone; buckets stay, and cost, until they are emptied")
+    return 0
+
+
+def do_list(line: Line, executor: Executor) -> int:
+    zone, project = need("zone", "project")
+    check_zone(zone, project)
+    executor.run(gcloud.list_all(zone, project), shown=True)
+    return 0
+
+
+def do_manifest(line: Line, executor: Executor) -> int:
+    given, made = command.FLAGS, pod()
+    check_program(made, line.program)
+    manifest = kubernetes.job_set(made, given.image, line.program, given.max_restarts, given.grace)
+    print(json.dumps(manifest, indent=2))
+    return 0
+
+
+def do_xpk(line: Line, executor: Executor) -> int:
+    given, made = command.FLAGS, pod()
+    check_program(made, line.program)
+    executor.run(
+        kubernetes.xpk(made, given.cluster, given.image, line.program, given.max_restarts),
+        shown=True,
+    )
+    return 0
+
+
+def do_flags(line: Line, executor: Executor) -> int:
+    (topology,) = need("topology")
+    for flag in tpu_flags(rented(topology).chip.name, command.FLAGS.slices):
+        print(f"{flag}\n  {flag.reason} ({flag.source}; {flag.date})")
+    return 0
+
+
+VERBS: dict[str, Callable[[Line, Executor], int]] = {
+    name.removeprefix("do_"): function
+    for name, function in list(globals().items())
+    if name.startswith("do_")
+}
+
+
+def act(line: Line) -> int:
+    """Does what a command line says; returns the exit status."""
+    dry = command.FLAGS.dry_run
+    executor = Executor(dry)
+    try:
+        status = VERBS[line.verb](line, executor)
+    except (CommandFailed, PodError) as error:
+        return command.fail(error, status=1)
+    except KeyboardInterrupt:
+        return command.fail("interrupted; what runs on the pod goes on, and is paid for", 130)
+    if dry and line.verb not in ("manifest", "flags"):
+        command.conclude({"verb": line.verb, "pod": command.FLAGS.pod, "commands": executor.count})
+    return status
+
+
+def main() -> None:
+    try:
+        line = split(sys.argv)
+    except InputError as error:
+        sys.exit(command.fail(error))
+    define()
+    app.run(
+        lambda rest: command.guarded(lambda: act(line), rest),
+        argv=[sys.argv[0], *line.flags],
+        flags_parser=command.parse,
+    )
+
+
+if __name__ == "__main__":
+    main()
