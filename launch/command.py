@@ -8,6 +8,7 @@ a traceback means a defect.
 import dataclasses
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -131,7 +132,10 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def revision() -> str | None:
-    """The checkout's git revision, with "+changes" where it is not clean; None without git."""
+    """The checkout's git revision, with "+changes" where it is not clean; None without git.
+
+    Where there is code without git (on a pod's machines, in a container) the environment tells.
+    """
     root = pathlib.Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
@@ -142,7 +146,7 @@ def revision() -> str | None:
         changes = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("RATJAX_REVISION")
 
 
 def parse(argv: list[str]) -> list[str]:
