@@ -21,7 +21,8 @@ class DataStage:
       recurrence: active recurrence learning in this stage. `two_step` (as published): a
         sparse pass over the batch with its own optimizer step, then a dense pass over the
         same batch with its own. `summed`: one optimizer step on the sum of both losses.
-        `off`: the dense pass alone. The same for both backbones of a pair.
+        `off`: the dense pass alone. `adapt`: the sparse pass alone, for a model that will be
+        used with that pattern (RAT+'s adaptation). The same for both backbones of a pair.
     """
 
     steps: int
@@ -33,7 +34,7 @@ class DataStage:
     def __post_init__(self):
         for field in ("steps", "sequence_length", "batch_size"):
             check_positive(f"data.stages.{field}", getattr(self, field))
-        check_choice("data.stages.recurrence", self.recurrence, ("two_step", "summed", "off"))
+        check_choice("data.stages.recurrence", self.recurrence, ("two_step", "summed", "off", "adapt"))
         if not self.sources:
             raise ConfigError("data.stages.sources", self.sources, "needs at least one folder")
         for folder, weight in self.sources:
