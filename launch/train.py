@@ -6,6 +6,10 @@ With `--config.backbone=both` the attention model is trained in <workdir>/attent
 memory model on the same data in <workdir>/memory; with one backbone, in <workdir> itself. Each
 is a model folder: `ratjax.load` reads it.
 
+SIGTERM, or a platform's notice of a preemption, ends it with a checkpoint and status 0. Status 1: a
+run that cannot go on (a loss that is not finite, a full disk or device), in one line. Status 3: the
+watchdog ended it. docs/train.md tells of all that.
+
 `--config.mesh.fsdp=8` spreads the training over 8 devices; `--coordinator` over those of several
 processes, each started with the same command.
 """
@@ -20,6 +24,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from launch import command, processes
+from ratjax.ahead.exhausted import out_of_memory
 from ratjax.ahead.saved_step import saved_step
 from ratjax.config.data import Span, schedule
 from ratjax.config.experiment import Experiment
@@ -29,6 +34,7 @@ from ratjax.config.overrides import to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import MissingDataError, open_source
 from ratjax.errors import ConfigError
+from ratjax.files import Folder, as_folder
 from ratjax.model.checkpoint import MODEL, check_tokenizer, locate, read_config
 from ratjax.model.parameters import abstract_parameters
 from ratjax.sharding import make_mesh
@@ -54,13 +60,13 @@ class Run(NamedTuple):
     """One model to train."""
 
     backbone: str
-    workdir: pathlib.Path
+    workdir: Folder
     model: ModelConfig
     train: TrainConfig
     spans: tuple[Span, ...]
 
 
-def plan(experiment: Experiment, workdir: pathlib.Path) -> list[Run]:
+def plan(experiment: Experiment, workdir: Folder) -> list[Run]:
     """The runs of an experiment: one a backbone, each in its folder."""
     several = len(experiment.backbones) > 1
     spans = schedule(experiment.train, experiment.data)
@@ -78,7 +84,7 @@ def plan(experiment: Experiment, workdir: pathlib.Path) -> list[Run]:
 
 def _own_start(config: TrainConfig, backbone: str) -> TrainConfig:
     """`train.init_from` narrowed to the backbone's own folder, where it has one."""
-    own = pathlib.Path(config.init_from) / backbone
+    own = as_folder(config.init_from) / backbone
     if config.init_from and (own / MODEL).is_file():
         return dataclasses.replace(config, init_from=str(own))
     return config
@@ -129,8 +135,13 @@ def check_inputs(experiment: Experiment, runs: list[Run]) -> None:
     if data.prepare:
         command.resolve(data.prepare)
         print(f"before training, {data.prepare} makes what is missing")
+    held_out = experiment.train.held_out
     for folder, length in sorted(
-        {(f, s.stage.sequence_length) for s in runs[0].spans for f, _ in s.stage.sources}
+        {
+            (folder, span.stage.sequence_length)
+            for span in runs[0].spans
+            for folder, _ in (*span.stage.sources, *held_out)
+        }
     ):
         try:
             open_source(folder, length)
@@ -142,8 +153,8 @@ def check_inputs(experiment: Experiment, runs: list[Run]) -> None:
     elif data.tokenizer:
         check_tokenizer(tokenizer, experiment.model)
     for start in sorted({run.train.init_from for run in runs} - {""}):
-        if pathlib.Path(start).exists():
-            read_config(locate(pathlib.Path(start), None)[0])
+        if as_folder(start).exists():
+            read_config(locate(as_folder(start), None)[0])
         else:
             command.warn(f"{start}: model folder does not exist")
 
@@ -171,7 +182,7 @@ def compiled_step(run: Run, mesh: Mesh | None) -> Callable | None:
 def main() -> int:
     processes.join()
     experiment = command.experiment()
-    runs = plan(experiment, pathlib.Path(command.FLAGS.workdir))
+    runs = plan(experiment, as_folder(command.FLAGS.workdir))
     summaries = [describe(run) for run in runs]
     if command.FLAGS.dry_run:
         check_devices(experiment)
@@ -199,6 +210,12 @@ def main() -> int:
             done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh, step)
         except TrainingStopped as error:
             return command.fail(error, status=1)
+        except jax.errors.JaxRuntimeError as error:
+            length = max(span.stage.sequence_length for span in run.spans)
+            said = out_of_memory(error, run.model, run.train, length)
+            if said is None:
+                raise
+            return command.fail(said, status=1)
         if not done:
             print(f"{run.workdir}: stopped by a signal; the same command resumes it")
             return 0

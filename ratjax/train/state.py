@@ -1,6 +1,5 @@
 """The state of a run: what it is made of, where it lies, and how it begins."""
 
-import pathlib
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from ratjax.config.model import ModelConfig
 from ratjax.config.overrides import changes, to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batch
+from ratjax.files import Folder, as_folder
 from ratjax.model.checkpoint import locate, newest_step, read_config, read_parameters
 from ratjax.model.parameters import AbstractParameters, Parameters, initial_parameters, is_memory
 from ratjax.model.placement import placed_parameters
@@ -101,7 +101,7 @@ def fresh_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = Non
     places = jax.tree.map(lambda a: a.sharding, abstract)
     start = {}
     if train.init_from:
-        start = parameters_from(pathlib.Path(train.init_from), config, abstract.parameters)
+        start = parameters_from(as_folder(train.init_from), config, abstract.parameters)
     random = initial_parameters(config, None if mesh is None else places.parameters)
     parameters = random(jax.random.key(train.seed)) | start
     moments = optimizer.initial(train, parameters, None if mesh is None else places.optimizer)
@@ -110,9 +110,7 @@ def fresh_state(config: ModelConfig, train: TrainConfig, mesh: Mesh | None = Non
     return jax.device_put(state, places)
 
 
-def parameters_from(
-    path: pathlib.Path, config: ModelConfig, wanted: AbstractParameters
-) -> Parameters:
+def parameters_from(path: Folder, config: ModelConfig, wanted: AbstractParameters) -> Parameters:
     """Another model's parameters. A memory that it lacks is left out of the result.
 
     Args:

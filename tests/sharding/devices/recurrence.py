@@ -13,8 +13,9 @@ from tests.train.conftest import compilation_cache, quick_compilation
 
 __all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
+pytestmark = pytest.mark.slow
+
 BATCH, TIME, HEADS, DIM = 2, 32, 2, 4
-SLOW = pytest.mark.slow
 
 
 def arrays():
@@ -46,7 +47,7 @@ def differentiate(scan, mesh, inputs, weights):
 
 @pytest.mark.parametrize(
     "sizes",
-    [(2, 1, 1, 4), pytest.param((1, 1, 1, 8), marks=SLOW), pytest.param((1, 1, 2, 2), marks=SLOW)],
+    [(2, 1, 1, 4), (1, 1, 1, 8), (1, 1, 2, 2)],
 )
 def test_the_scan_carries_its_state_over_devices(sizes):
     mesh = mesh_of(sizes)
@@ -70,7 +71,7 @@ def test_the_scan_carries_its_state_over_devices(sizes):
     [
         (8, 8, (1, 1, 2, 4)),  # heads change places with time
         (8, 2, (1, 1, 1, 8)),  # too few key/value heads for that: gathered, four read each
-        pytest.param(8, 2, (2, 1, 2, 2), marks=SLOW),
+        (8, 2, (2, 1, 2, 2)),
     ],
 )
 def test_attention_over_time_cut_up(heads, kv_heads, sizes):

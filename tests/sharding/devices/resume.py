@@ -18,6 +18,8 @@ from tests.train.conftest import compilation_cache, quick_compilation, read_metr
 
 __all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
+pytestmark = pytest.mark.slow
+
 SIGNATURE = {"model": dataclasses.asdict(MEMORY), "train": {}, "data": []}
 
 
@@ -59,7 +61,6 @@ def losses(workdir):
     return [[line[name] for name in ("loss", "loss_sparse")] for line in read_metrics(workdir)]
 
 
-@pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_four_two_and_one(data, tmp_path):
     def run(workdir, steps, sizes):
         flat = {"memory_learning_rate": 1e-2, "end_learning_rate": 1e-2}  # whatever the steps

@@ -21,6 +21,8 @@ from tests.train.conftest import compilation_cache, quick_compilation, random_pa
 
 __all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
+pytestmark = pytest.mark.slow
+
 PATTERNS = {
     "dense": Dense(),
     "dilated": Dilated(4, 3, 2),
@@ -72,20 +74,10 @@ def on_one_device(model, pattern):
 MODELS = {"memory": MEMORY, "other": dataclasses.replace(OTHER, memory=None)}
 
 
-def check(model, pattern, sizes):
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 1), (1, 4, 2, 1), (4, 1, 1, 1), (1, 1, 2, 1)])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("model", MODELS)
+def test_serving(model, pattern, sizes):
     found = serve(MODELS[model], PATTERNS[pattern], mesh_of(sizes))
     # float32 sums in another order
     assert largest_gap(found, on_one_device(model, pattern)) < 1e-5
-
-
-@pytest.mark.parametrize("pattern", ["quest"])
-def test_serving(pattern):
-    check("memory", pattern, (2, 2, 2, 1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 4, 2, 1), (4, 1, 1, 1), (1, 1, 2, 1)])
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("model", MODELS)
-def test_all_serving(model, pattern, sizes):
-    check(model, pattern, sizes)
