@@ -34,7 +34,9 @@ class DataStage:
     def __post_init__(self):
         for field in ("steps", "sequence_length", "batch_size"):
             check_positive(f"data.stages.{field}", getattr(self, field))
-        check_choice("data.stages.recurrence", self.recurrence, ("two_step", "summed", "off", "adapt"))
+        check_choice(
+            "data.stages.recurrence", self.recurrence, ("two_step", "summed", "off", "adapt")
+        )
         if not self.sources:
             raise ConfigError("data.stages.sources", self.sources, "needs at least one folder")
         for folder, weight in self.sources:
