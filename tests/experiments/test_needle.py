@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from launch import command
+from launch import command, processes
 from launch import evaluate as launch_evaluate
 from ratjax.config.experiment import Experiment
 from ratjax.config.overrides import from_mapping
@@ -84,6 +84,7 @@ def test_a_dry_run_counts_without_weights(launch, tmp_path, name, backbones, set
         command.define_config()
         command.define_workdir("a folder")
         command.define_dry_run()
+        processes.define()
         command.flags.DEFINE_string("checkpoint", None, "models", command.FLAGS)
 
     file, *variant = name.split(":")
