@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import tokenizers
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ratjax.data.corpus.files import expand, plan_shards
 from ratjax.data.corpus.job import Job
@@ -80,3 +81,31 @@ class Quiet(Progress):
 
     def tokens(self, count: int) -> None:
         self.made += count
+
+
+class Hub(MemoryFileSystem):
+    """Stands for the Hugging Face hub: its names, and the content's hash of each file."""
+
+    protocol = "hf"
+    store: dict = {}  # noqa: RUF012 - as the base class has it
+    pseudo_dirs: list = [""]  # noqa: RUF012
+    broken = False  # while it is listed
+    fails: list = []  # noqa: RUF012 - what the next reads raise
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("hf://"))
+
+    def info(self, path, **options):
+        if self.broken:
+            raise RuntimeError("503 the hub\nis tired")
+        return {**super().info(path, **options), "blob_id": f"blob of {path}"}
+
+    def find(self, path, detail=False, **options):
+        found = super().find(path, detail=False, **options)
+        return {name: self.info(name) for name in found} if detail else found
+
+    def _open(self, path, *arguments, **options):
+        if self.fails:
+            raise self.fails.pop()
+        return super()._open(path, *arguments, **options)

@@ -1,7 +1,6 @@
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
+from data.corpora import Hub
 from ratjax.data import MissingDataError
 from ratjax.data.corpus.files import InputFile, Part, expand, plan_shards
 from ratjax.errors import InputError
@@ -59,39 +58,6 @@ def test_identity_is_the_content(tmp_path):
     assert moved.identity == before.identity
     (tmp_path / "a.txt").write_text("A.txt")
     assert expand([f"{tmp_path}/a.txt"])[0].identity != before.identity
-
-
-class Hub(MemoryFileSystem):
-    """Stands for the Hugging Face hub: its names, and the content's hash of each file."""
-
-    protocol = "hf"
-    store: dict = {}  # noqa: RUF012 - as the base class has it
-    pseudo_dirs: list = [""]  # noqa: RUF012
-    broken = False
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return MemoryFileSystem._strip_protocol(path.removeprefix("hf://"))
-
-    def info(self, path, **options):
-        if self.broken:
-            raise RuntimeError("503 the hub\nis tired")
-        return {**super().info(path, **options), "blob_id": f"blob of {path}"}
-
-    def find(self, path, detail=False, **options):
-        found = super().find(path, detail=False, **options)
-        return {name: self.info(name) for name in found} if detail else found
-
-
-@pytest.fixture
-def hub():
-    before = fsspec.get_filesystem_class("hf")
-    fsspec.register_implementation("hf", Hub, clobber=True)
-    Hub.store.clear()
-    Hub.broken = False
-    yield Hub()
-    fsspec.register_implementation("hf", before, clobber=True)
-    Hub.clear_instance_cache()
 
 
 def test_names_on_the_hub(hub):

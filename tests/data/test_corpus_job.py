@@ -112,6 +112,29 @@ def test_max_tokens_ends_with_a_document(tmp_path, source, most, workers):
     assert content(tmp_path / "out") == expected
 
 
+def test_files_of_the_hub_are_tried_again(tmp_path, source, hub, monkeypatch):
+    run(make(tmp_path / "here", source), 0, Quiet())
+    for path in source.iterdir():
+        hub.pipe(f"/datasets/owner/name/{path.name}", path.read_bytes())
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    hub.fails += [OSError("429 not so fast"), RuntimeError("connection\nlost")]
+    progress = Quiet()
+    job = make(tmp_path / "remote", "hf://datasets/owner/name")
+    counts = run(job, 0, progress)
+    assert waits == [10, 60]
+    assert stored(tmp_path / "remote") == stored(tmp_path / "here")
+    assert progress.made == counts.tokens + counts.held_out_tokens
+    # It gives up in the end, with one line, and the same command goes on.
+    hub.fails += [OSError("connection lost")] * 4
+    job = make(tmp_path / "again", "hf://datasets/owner/name")
+    with pytest.raises(InputError, match=r"^hf://.*a\.jsonl: not readable \(connection lost\)$"):
+        run(job, 0, Quiet())
+    assert waits == [10, 60, 10, 60, 300]
+    run(job, 0, Quiet())
+    assert content(tmp_path / "again" / "held_out") == content(tmp_path / "remote" / "held_out")
+
+
 def test_held_out_is_a_function_of_the_document():
     texts = [f"document {n}" for n in range(4000)]
     for share in (0.0, 0.01, 0.1, 0.5):

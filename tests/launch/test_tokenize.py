@@ -2,6 +2,8 @@ import json
 import os
 import pathlib
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -114,6 +116,19 @@ def test_bad_command_lines_are_one_line(command, corpus, arguments, message):
     assert status == 2 and len(err) == 1, err
     assert err[0].startswith("error: ") and message in err[0]
     assert not (corpus / "out" / "index.json").exists()
+
+
+def test_the_documentation_names_flags_that_exist(monkeypatch):
+    monkeypatch.setattr(tokenize.command, "FLAGS", flags.FlagValues())
+    tokenize.define()
+    text = (ROOT / "docs" / "data.md").read_text()
+    commands = [shlex.split(line) for line in text.splitlines() if "-m launch.tokenize " in line]
+    assert len(commands) == 3
+    for words in (*commands, tokenize.__doc__.replace("\\", "").split()):
+        used = [word for word in words if word.startswith("--")]
+        assert used and tokenize.command.FLAGS(["", *used]) == [""]
+    named = set(re.findall(r"`--(\w+)", text))
+    assert len(named) > 8 and named <= set(tokenize.command.FLAGS)
 
 
 def start(folder, *arguments, **options):

@@ -17,6 +17,10 @@ BUFFER = 1 << 20
 ROWS = 256  # of a parquet file, decoded at a time
 
 
+class RemoteError(InputError):
+    """A remote file that cannot be read, at least not now."""
+
+
 def check_readers(files: list[InputFile]) -> None:
     """Raises `InputError` where a library that some of the files need is not installed."""
     if any(file.format == "parquet" for file in files):
@@ -61,7 +65,8 @@ def _reading(file: InputFile) -> Iterator[None]:
         raise
     except kinds as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{file.name}: not readable ({reason})") from None
+        error_type = RemoteError if file.remote else InputError
+        raise error_type(f"{file.name}: not readable ({reason})") from None
 
 
 def _decompressed(source: io.BufferedReader, file: InputFile) -> io.BufferedReader:

@@ -135,7 +135,11 @@ def _input_file(protocol: str, info: dict[str, Any]) -> InputFile:
     name, size = info["name"], int(info["size"])
     if not protocol:
         return InputFile(name, size, fingerprint(pathlib.Path(name)))
-    tags = (str(info[key]) for key in ("blob_id", "etag", "ETag", "md5Hash") if info.get(key))
+    tags = (
+        str(info[key])
+        for key in ("blob_id", "xet_hash", "etag", "ETag", "md5Hash")
+        if info.get(key)
+    )
     return InputFile(protocol + name, size, next(tags, str(size)))
 
 

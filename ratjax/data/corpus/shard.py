@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 
-from ratjax.data.corpus.documents import documents
+from ratjax.data.corpus.documents import RemoteError, documents
 from ratjax.data.corpus.files import Part
 from ratjax.data.encoding import TOKEN, TokenWriter, cached_tokenizer, encode
 from ratjax.errors import InputError
@@ -14,6 +15,7 @@ from ratjax.files import read_json, write_json
 
 SHARDS, HELD_OUT = "shards", "held_out"
 TELL_EVERY = 1 << 16  # tokens
+WAITS = (10, 60, 300)  # seconds before a remote file is tried again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ def make_shard(
 ) -> Counts:
     """Writes `<number>.bin`, that of the held-out documents, and last `shards/<number>.json`.
 
+    A remote file that cannot be read is tried again, after a while and from the shard's start.
+
     Args:
       folder: of the stream; with the folders `shards` and `held_out` in it.
       number: of the shard.
@@ -83,15 +87,43 @@ def make_shard(
     Raises:
       InputError: a part that cannot be read.
     """
+    for wait in (*WAITS, None):
+        told = 0
+
+        def relay(tokens: int) -> None:
+            nonlocal told
+            told += tokens
+            tell(tokens)
+
+        try:
+            counts = _write(folder, number, parts, recipe, tokenizer, relay)
+            break
+        except RemoteError:
+            if wait is None:
+                raise
+            tell(-told)
+            time.sleep(wait)
+    write_json(folder / SHARDS / f"{number:05d}.json", dataclasses.asdict(counts))
+    return counts
+
+
+def _write(
+    folder: pathlib.Path,
+    number: int,
+    parts: tuple[Part, ...],
+    recipe: Recipe,
+    tokenizer: pathlib.Path,
+    tell: Callable[[int], None],
+) -> Counts:
     places = [folder / file_name(number), folder / HELD_OUT / file_name(number)]
     unfinished = [place.with_name(f".{place.name}.{os.getpid()}.part") for place in places]
+    texts = (t for part in parts for t in documents(part, recipe.field, recipe.separator))
     told = 0
     try:
         with (
             TokenWriter(unfinished[0], recipe.eos_id) as kept,
             TokenWriter(unfinished[1], recipe.eos_id) as held_out,
         ):
-            texts = (t for part in parts for t in documents(part, recipe.field, recipe.separator))
             for text, ids in encode(texts, cached_tokenizer(tokenizer)):
                 (held_out if is_held_out(text, recipe.held_out) else kept).add(ids)
                 made = kept.tokens + held_out.tokens
@@ -105,9 +137,7 @@ def make_shard(
         for part in unfinished:
             part.unlink(missing_ok=True)
     tell(kept.tokens + held_out.tokens - told)
-    counts = Counts(kept.tokens, kept.documents, held_out.tokens, held_out.documents)
-    write_json(folder / SHARDS / f"{number:05d}.json", dataclasses.asdict(counts))
-    return counts
+    return Counts(kept.tokens, kept.documents, held_out.tokens, held_out.documents)
 
 
 def finished(folder: pathlib.Path, number: int) -> Counts | None:
