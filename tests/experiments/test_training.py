@@ -232,7 +232,6 @@ def test_headers_quote_the_paper_rightly(name, backbone):
 def test_the_needle_rows_are_made_once(tmp_path, monkeypatch):
     """Short ones, with a small tokenizer."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipes, "ROWS_A_TASK", 2)
     essays = load_essays(None)
     tokenizer = train_tokenizer([essays.text[:200_000]], 1024)
     path = tmp_path / "models" / "olmo2_7b" / "tokenizer.json"
@@ -243,6 +242,7 @@ def test_the_needle_rows_are_made_once(tmp_path, monkeypatch):
     stage = dataclasses.replace(stage, sequence_length=1024)
     made = dataclasses.replace(made, data=dataclasses.replace(made.data, stages=(stage,)))
     prepare = command.resolve(made.data.prepare)
+    monkeypatch.setattr(recipes, "ROWS_A_TASK", 2)
     prepare(made)
     rows = Rows("data/needles", 1024)
     assert len(rows) == 2 * 8
