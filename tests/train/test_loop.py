@@ -81,6 +81,9 @@ def test_metrics(full, pieces):
     assert [line["tokens_per_s"] is None for line in lines] == [True, False, False] * 2
     assert all(line["mfu"] is None for line in lines)  # the peak of a CPU is not known
     assert all(0.5 < line["loss"] < 10 and line["grad_norm"] > 0 for line in lines)
+    # near 2, as gates near a half make it, and changing
+    lengths = [length for line in lines for length in line["gate_lengths"]]
+    assert len({*lengths}) == TOTAL and all(1.5 < length < 2.5 for length in lengths)
     assert (full / "tensorboard").is_dir() and any((full / "tensorboard").iterdir())
 
 
