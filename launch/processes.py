@@ -1,6 +1,11 @@
 """Several processes as one machine: what joins them before JAX looks for devices."""
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -54,8 +59,30 @@ def join() -> None:
 
 
 def first_alone(work: Callable[[], Any]) -> None:
-    """Does work on files once: in the first process, while the others wait."""
+    """Makes the files that are missing: in the first process, then in the others.
+
+    Where all see the same disks, the others find everything there. Where each host has its own, as
+    on pods, each makes the same files: one process of a host at a time, all hosts at once.
+
+    Args:
+      work: makes what is missing, and always the same.
+    """
+    if jax.process_count() == 1:
+        work()
+        return
     if jax.process_index() == 0:
         work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("first_alone")
+    multihost_utils.sync_global_devices("first_alone")
+    if jax.process_index() != 0:
+        with one_at_a_time():
+            work()
+    multihost_utils.sync_global_devices("others")
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """A block that no two processes of this user on this host are in at once."""
+    path = pathlib.Path(tempfile.gettempdir()) / f"ratjax-{os.getuid()}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed
+        yield

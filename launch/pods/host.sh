@@ -86,6 +86,7 @@ run() {
     local given=() setting
     for setting in "${settings[@]}"; do given+=(--env "$setting"); done
     mkdir -p shared/data shared/models
+    chmod -R a+rwX shared  # the container's user is another
     sudo docker run --rm --init --privileged --network=host \
       --volume "$HERE/shared/data:/ratjax/data" --volume "$HERE/shared/models:/ratjax/models" \
       "${given[@]}" "$IMAGE" "$@" || code=$?

@@ -63,6 +63,37 @@ def test_a_dry_run_only_warns_of_devices_that_are_not_there(launch, experiment_f
     assert json.loads(out[-1])["steps"] == 4
 
 
+def test_what_is_missing_is_made_by_the_first_and_then_by_the_others(monkeypatch):
+    """The order of events in each of two processes."""
+    for index, wanted in ((0, ["work", "meet", "meet"]), (1, ["meet", "work", "meet"])):
+        events = []
+        monkeypatch.setattr(processes.jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(
+            processes.multihost_utils,
+            "sync_global_devices",
+            lambda name, events=events: events.append("meet"),
+        )
+        processes.first_alone(lambda events=events: events.append("work"))
+        assert events == wanted
+
+
+def test_alone_nobody_is_waited_for(monkeypatch):
+    monkeypatch.setattr(processes.multihost_utils, "sync_global_devices", None)
+    made = []
+    processes.first_alone(lambda: made.append(1))
+    assert made == [1]
+
+
+def test_one_process_of_a_host_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.tempfile, "gettempdir", lambda: str(tmp_path))
+    with processes.one_at_a_time():
+        (lock,) = tmp_path.glob("ratjax-*.lock")
+        held = ["flock", "--nonblock", str(lock), "true"]
+        assert subprocess.run(held).returncode == 1
+    assert subprocess.run(held).returncode == 0
+
+
 @pytest.fixture
 def data(tmp_path):
     rng = np.random.default_rng(0)
