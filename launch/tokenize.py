@@ -1,11 +1,12 @@
 """Turns files of text into token streams, and indexes streams that were published.
 
-    python -m launch.tokenize --source=hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT \\
-        --tokenizer=models/olmo2-7b/tokenizer.json --target=data/fineweb-edu
+    python -m launch.tokenize --source=hf://datasets/HuggingFaceFW/fineweb-edu/sample/100BT \\
+        --tokenizer=models/olmo2_7b/tokenizer.json --target=data/fineweb-edu \\
+        --max_tokens=10100000000
     python -m launch.tokenize --source='texts/*.jsonl.gz' --field=content \\
-        --tokenizer=models/olmo2-7b/tokenizer.json --target=data/texts
+        --tokenizer=models/olmo2_7b/tokenizer.json --target=data/texts
     python -m launch.tokenize --published=downloads/olmo-mix \\
-        --tokenizer=models/olmo2-7b/tokenizer.json --target=data/olmo-mix
+        --tokenizer=models/olmo2_7b/tokenizer.json --target=data/olmo-mix
 
 Killed at any moment, the same command goes on with what is missing; `docs/data.md` has the rest.
 """
@@ -156,7 +157,7 @@ def _tokenize() -> int:
             {"files": len(files), "bytes": size, "shards": len(shards), "finished": len(done)}
         )
         return 0
-    workers = len(os.sched_getaffinity(0)) if values.workers is None else values.workers
+    workers = _processors() if values.workers is None else values.workers
     with contextlib.closing(Progress()) as progress:
         counts = run(job, min(workers, len(shards)), progress)
     print(
@@ -166,6 +167,12 @@ def _tokenize() -> int:
     if recipe.held_out and not counts.held_out_tokens:
         command.warn(f"held_out={recipe.held_out}: of so few documents none is held out")
     return 0
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))  # those this process may use
+    return os.cpu_count() or 1
 
 
 def _index() -> int:

@@ -59,7 +59,7 @@ class DataConfig:
       tokenizer: `tokenizer.json` of the model; copied beside its checkpoints.
       prepare: a function, as "module:name", that `launch` calls with the experiment before
         training, to make the tokenizer and the folders where they are missing. Empty: none.
-      prefetch: batches made ahead, by one background thread.
+      prefetch: batches made ahead, by one background thread (docs/data.md has its speed).
     """
 
     stages: tuple[DataStage, ...] = ()

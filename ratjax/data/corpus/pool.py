@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,11 +24,15 @@ class _Shared:
     """A count that several processes add to."""
 
     def __init__(self, context: Any):
-        self.value = context.Value("q", 0)
+        self._value = context.Value("q", 0)
 
     def add(self, count: int) -> None:
-        with self.value.get_lock():
-            self.value.value += count
+        with self._value.get_lock():
+            self._value.value += count
+
+    def read(self) -> int:
+        """Without the lock, which a process that was killed may have taken with it."""
+        return self._value.get_obj().value
 
 
 def work(
@@ -70,12 +75,12 @@ def work(
             if not running:
                 return
             done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
-            told = shared.value.value
+            told = shared.read()
             tell(told - counted)
             counted = told
             for future in done:
                 yield running.pop(future), future.result()
-    except concurrent.futures.process.BrokenProcessPool:
+    except BrokenProcessPool:
         raise InputError(
             f"workers={workers}: one of them was killed, perhaps for want of memory; what is "
             "finished is kept: run the same command again, with fewer workers"

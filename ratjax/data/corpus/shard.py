@@ -175,4 +175,4 @@ def shards_there(folder: pathlib.Path) -> Iterator[int]:
     names = {path.stem for path in (folder / SHARDS).glob("*.json")}
     for place in (folder, folder / HELD_OUT):
         names |= {path.stem for path in place.glob("*.bin")}
-    return (int(name) for name in sorted(names))
+    return (int(name) for name in sorted(names) if name.isdecimal())
