@@ -78,6 +78,18 @@ def test_parquet(tmp_path, parts):
     assert read(tmp_path / "b.parquet", parts, "t") == texts
 
 
+def test_parts_of_files_on_the_hub(tmp_path, hub):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = made(50)
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=8)
+    write_json_lines(tmp_path / "b.jsonl", texts)
+    write_json_lines(tmp_path / "c.jsonl.gz", texts)
+    for name, parts in (("a.parquet", 3), ("b.jsonl", 4), ("c.jsonl.gz", 1)):
+        hub.pipe(f"/datasets/owner/name/{name}", (tmp_path / name).read_bytes())
+        assert read(f"hf://datasets/owner/name/{name}", parts) == texts
+
+
 def test_bad_parquet(tmp_path):
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

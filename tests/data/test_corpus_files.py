@@ -80,7 +80,7 @@ def test_names_on_the_hub(hub):
 def test_a_hub_that_fails_is_one_line(hub):
     hub.pipe("/datasets/a.jsonl", b"{}\n")
     Hub.broken = True
-    with pytest.raises(InputError, match=r"a\.jsonl: cannot be listed \(503 the hub\)$"):
+    with pytest.raises(MissingDataError, match=r"a\.jsonl: cannot be listed \(503 the hub\)$"):
         expand(["hf://datasets/a.jsonl"])
 
 

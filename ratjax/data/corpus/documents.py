@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from ratjax.data.corpus.files import InputFile, Part
+from ratjax.data.folder import MissingDataError
 from ratjax.errors import InputError, nearest
 
 BUFFER = 1 << 20
 ROWS = 256  # of a parquet file, decoded at a time
 
 
-class RemoteError(InputError):
+class RemoteError(MissingDataError):
     """A remote file that cannot be read, at least not now."""
 
 

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from ratjax.data.folder import MissingDataError, fingerprint
@@ -82,8 +83,8 @@ def expand(names: Iterable[str]) -> list[InputFile]:
       The files of each name in turn, sorted by their own names.
 
     Raises:
-      MissingDataError: a name that stands for nothing.
-      InputError: a file of an unknown format, one named twice, or an unreachable host.
+      MissingDataError: a name that stands for nothing, or that cannot be looked up now.
+      InputError: a file of an unknown format, or one named twice.
     """
     found = [file for name in names for file in _expand(name)]
     seen = set()
@@ -102,33 +103,42 @@ def expand(names: Iterable[str]) -> list[InputFile]:
 def _expand(name: str) -> list[InputFile]:
     try:
         system, path = url_to_fs(name if "://" in name else str(pathlib.Path(name).expanduser()))
-        if system.isdir(path):
+        info = _info(system, path)
+        if info is None and any(sign in path for sign in "*?["):
+            listed = system.glob(path, detail=True)
+            found = [info for info in listed.values() if info["type"] == "file"]
+        elif info is None:
+            found = []
+        elif info["type"] == "directory":
             listed = system.find(path, detail=True)
-            is_file = [
+            found = [
                 info
                 for where, info in listed.items()
                 if InputFile(where, 0, "").format
                 and not any(part.startswith(".") for part in where[len(path) :].split("/"))
             ]
-        elif system.exists(path):
-            is_file = [system.info(path)]
-        elif any(sign in path for sign in "*?["):
-            listed = system.glob(path, detail=True)
-            is_file = [info for info in listed.values() if info["type"] == "file"]
         else:
-            is_file = []
+            found = [info]
     except Exception as error:  # each protocol raises errors of its own library
         if "://" not in name and not isinstance(error, OSError):
             raise
-        raise InputError(f"{name}: cannot be listed ({_first_line(error)})") from None
-    if not is_file:
+        raise MissingDataError(f"{name}: cannot be listed ({_first_line(error)})") from None
+    if not found:
         raise MissingDataError(
             f"{name}: no such file, no file of that pattern, or a folder without {PARQUET}, "
             f"{', '.join(JSON_LINES + TEXT)} files"
         )
     protocol = name.split("://")[0] + "://" if "://" in name else ""
-    files = [_input_file(protocol, info) for info in is_file]
+    files = [_input_file(protocol, info) for info in found]
     return sorted(files, key=lambda file: file.name)
+
+
+def _info(system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    # `exists` and `isdir` would take an unreachable host for a missing file.
+    try:
+        return system.info(path)
+    except FileNotFoundError:
+        return None
 
 
 def _input_file(protocol: str, info: dict[str, Any]) -> InputFile:
