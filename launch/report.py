@@ -18,7 +18,9 @@ from ratjax.needle import report
 
 _RUNS = flags.DEFINE_list("runs", [], "Folders with a results.json each, separated by commas.")
 _TARGET = flags.DEFINE_string(
-    "target", None, "Folder to write index.html, report.md, results.json and figures into."
+    "target",
+    None,
+    "Folder to write index.html, report.md, tables.tex, figures and results.json into.",
 )
 _TRAINING = flags.DEFINE_list(
     "training", [], "Further folders to look for metrics.jsonl files (loss curves) in."

@@ -7,6 +7,7 @@ import pytest
 
 from ratjax.needle import report
 from ratjax.needle.report.content import Content, collect
+from ratjax.needle.report.page import page
 from tests.needle_report import chromium, synthetic
 
 
@@ -28,6 +29,26 @@ def built(run, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("reports") / "pair"
     report.build([run], target, command="python -m launch.report --runs=pair --target=report")
     return target
+
+
+@pytest.fixture(scope="session")
+def paper_run(tmp_path_factory) -> Path:
+    """A run that repeats the paper's pair on OLMo2, with every selector, hit rates and times."""
+    return synthetic.write_paper_run(tmp_path_factory.mktemp("runs") / "paper")
+
+
+@pytest.fixture(scope="session")
+def paper_content(paper_run) -> Content:
+    """What the report of `paper_run` shows."""
+    return collect([paper_run])
+
+
+@pytest.fixture(scope="session")
+def paper_page(paper_content, tmp_path_factory) -> Path:
+    """Its page, without the other files of a report."""
+    path = tmp_path_factory.mktemp("reports") / "paper.html"
+    path.write_text(page(paper_content), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,58 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_paper_run(folder: Path, samples: int = 10) -> Path:
+    """OLMo2's pair at 4096 tokens: the paper's settings, random selectors with five seeds, and
+    selections steered and swapped at one budget; hit rates of the methods' own selectors."""
+    chosen = settings(4096, block_size=64)
+    quarter = [row for row in chosen if row["budget"] == "1/4"]
+    random_rows = [
+        {**row, "selector": "random", "selector_seed": s} for row in quarter for s in range(5)
+    ]
+    changes = ("_golden_in", "_golden_out", "_select_with_raw", "_attend_to_raw")
+    changed = [
+        {**row, "selector": f"original{change}"}
+        for row in quarter
+        if row["method"] == "quest"
+        for change in changes
+    ]
+    write_run(
+        folder,
+        run="table4",
+        samples=samples,
+        context_length=4096,
+        chosen=[*chosen, *random_rows, *changed],
+        metrics=False,
+        meta={"paper_checkpoints": "olmo2_7b", "parameters": 7_300_000_000},
+    )
+    write_hits(folder)
+    return folder
+
+
+def write_hits(folder: Path) -> None:
+    """hits.json with made-up rates for the run's own selectors under Quest and SnapKV."""
+    rows = []
+    results = json.loads((folder / "results.json").read_text())["results"]
+    for result in results:
+        if result["method"] not in ("quest", "snapkv") or result["selector"] != "original":
+            continue
+        numerator, _, denominator = result["budget"].partition("/")
+        share = int(numerator) / int(denominator or 1)
+        best = 1.0 if result["backbone"] == "memory" else 0.97
+        top = [[best - (1 - share) * rank / 80, 0, rank] for rank in range(50)]
+        worth = {"prompts": result["samples"] - 3, "score_strict": 90.0}
+        rows.append(
+            {
+                **result,
+                "top": top,
+                "rates": [[rate for rate, *_ in top]],
+                "given_hit": worth,
+                "given_miss": {"prompts": 3, "score_strict": 40.0},
+            }
+        )
+    (folder / "hits.json").write_text(json.dumps({"hits": rows}))
+
+
 _META = {
     "description": "A pair trained for the tests on made-up text",
     "parameters": {"attention": 450_000, "memory": 466_000},

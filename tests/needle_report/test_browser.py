@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+COUNT = "document.querySelector('#{} .count').textContent"
 SECTIONS = "[...document.querySelectorAll('main section')].map(s => s.id)"
 
 
@@ -15,7 +16,7 @@ def test_page_loads_silently_alone_and_fits(browser, built, width, scheme):
     assert browser.problems() == []
     assert browser.requests() == [(built / "index.html").resolve().as_uri()]
     assert browser.evaluate("document.documentElement.scrollWidth") == width
-    assert len(browser.evaluate(SECTIONS)) == 8
+    assert len(browser.evaluate(SECTIONS)) == 10
     background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(int(v) for v in background.strip("rgb()").split(",")[:3]) / 3
     assert (lightness < 80) == (scheme == "dark")
@@ -109,13 +110,62 @@ def test_cells_sort_and_filter(browser, built):
         assert paper[-16:] == [""] * 16 and "" not in paper[:-16]
     for name, value in (("backbone", "memory"), ("method", "moba"), ("task", "niah_single_2")):
         browser.evaluate(
-            f"(() => {{ const s = document.querySelector('[data-filter={name}]');"
+            f"(() => {{ const s = document.querySelector('#cells [data-filter={name}]');"
             f" s.value = '{value}'; s.dispatchEvent(new Event('change')) }})()"
         )
     assert sorted(browser.evaluate(column.format(1))) == ["1/16", "1/4", "1/8"]
-    assert (
-        browser.evaluate("document.getElementById('cells-count').textContent") == "3 of 160 cells"
+    assert browser.evaluate(COUNT.format("cells")) == "3 of 160 rows"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_with_everything_fits(browser, paper_page, width):
+    """The paper's tables, selectors, hit rates, fronts and failures: nothing sticks out, every
+    table that is wider than the window scrolls by itself."""
+    browser.open(paper_page, width, 900)
+    assert browser.problems() == []
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    shown = browser.evaluate(SECTIONS)
+    assert {"tables", "selectors", "hits", "cost", "failures"} <= set(shown)
+    outside = (
+        "[...document.querySelectorAll('main *')].filter(n => !n.closest('.scroll, pre, svg'))"
+        ".filter(n => n.getBoundingClientRect().right > innerWidth + 1).map(n => n.outerHTML)"
     )
+    assert browser.evaluate(outside) == []
+    # What scrolls sideways still shows its first column and a number.
+    for name in ("tables", "selectors", "cost"):
+        edge = f"document.querySelector('#{name} td.num').getBoundingClientRect().right"
+        assert browser.evaluate(edge) <= width
+
+
+def test_the_papers_tables_sort_by_our_scores(browser, paper_page):
+    browser.open(paper_page)
+    heading = "document.querySelectorAll('#tables th button')[{}]"
+    column = "[...document.querySelectorAll('#tables tbody tr')].map(r => r.cells[{}].textContent)"
+    browser.evaluate(heading.format(3) + ".click()")
+    ours = [float(text.split(".")[0]) for text in browser.evaluate(column.format(3))]
+    assert ours == sorted(ours) and len(set(ours)) > 3
+    # Settings sort in the report's order, not by their spelling.
+    browser.evaluate(heading.format(0) + ".click()")
+    names = list(dict.fromkeys(browser.evaluate(column.format(0))))
+    assert names[:3] == ["Dense", "Quest 1/4", "Quest 1/8"]
+
+
+def test_failures_filter(browser, paper_page):
+    browser.open(paper_page)
+    everything = int(browser.evaluate(COUNT.format("failures")).split()[0])
+    for name, value in (("backbone", "memory"), ("method", "quest"), ("task", "niah_multiquery")):
+        browser.evaluate(
+            f"(() => {{ const s = document.querySelector('#failures [data-filter={name}]');"
+            f" s.value = '{value}'; s.dispatchEvent(new Event('change')) }})()"
+        )
+    shown = browser.evaluate(COUNT.format("failures"))
+    assert shown.endswith(f"of {everything} rows") and 0 < int(shown.split()[0]) < 20
+    row = "document.querySelector('#failures tbody tr:not([hidden])').cells[{}].textContent"
+    assert browser.evaluate(row.format(1)) == "MQ"
+    assert browser.evaluate(row.format(4)).endswith("mentioned in the provided text?")
+    assert "\u2717" in browser.evaluate(row.format(6))
+    # The table of cells has filters of its own.
+    assert "of" not in browser.evaluate(COUNT.format("cells"))
 
 
 def _choose(browser, name, value):

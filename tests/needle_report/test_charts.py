@@ -8,7 +8,7 @@ import pytest
 
 from ratjax.needle.report.charts.axes import Frame, Scale, marker, nice_ticks
 from ratjax.needle.report.charts.budget import budget_chart
-from ratjax.needle.report.charts.front import FrontLine, front_chart, spread
+from ratjax.needle.report.charts.front import FrontLine, front_chart, reads, speeds, spread
 from ratjax.needle.report.charts.loss import loss_chart
 from ratjax.needle.report.curves import Curve, CurvePoint, Panel
 from ratjax.needle.report.markup import Markup, el, escape
@@ -129,9 +129,19 @@ def test_spread_labels_keep_their_distance_and_order():
 
 def test_front_names_every_method():
     lines = [FrontLine("Quest", ((0.0625, 40.0), (0.25, 70.0))), FrontLine("MoBA", ((0.3, 71.0),))]
-    root = _parse(front_chart("memory", lines, 98.0))
+    root = _parse(front_chart("memory", reads(lines), lines, 98.0))
     texts = [node.text for node in root.iter("text")]
     assert {"Quest", "MoBA", "dense", "1/16", "1"} <= set(texts)
+
+
+def test_fronts_of_speed_have_their_names_behind_the_fastest():
+    lines = [FrontLine("Quest", ((1.4, 70.0), (2.7, 40.0))), FrontLine("MoBA", ((0.9, 71.0),))]
+    axis = speeds(lines)
+    assert axis.ticks == [(-1.0, "1/2"), (0.0, "1"), (1.0, "2"), (2.0, "4")]
+    root = _parse(front_chart("memory", axis, lines, None))
+    names = {n.text: float(n.get("x")) for n in root.iter("text") if n.get("class") == "name"}
+    fastest = max(float(node.get("cx")) for node in _of_class(root, "ring"))
+    assert names["Quest"] == names["MoBA"] > fastest
 
 
 def test_loss_chart_of_one_step():

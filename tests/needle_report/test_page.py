@@ -15,10 +15,12 @@ from tests.needle_report import synthetic
 SECTIONS = [
     "headline",
     "curves",
+    "tables",
     "differences",
-    "cells",
     "cost",
+    "cells",
     "training",
+    "failures",
     "answers",
     "provenance",
 ]
@@ -65,6 +67,10 @@ def _data(text):
     return json.loads(found.group(1))
 
 
+def _section(text, name):
+    return re.search(rf'<section id="{name}".*?</section>', text, re.S).group()
+
+
 def test_sections_in_their_order(built):
     assert _read(_text_of(built)).sections == SECTIONS
 
@@ -79,9 +85,12 @@ def test_nothing_comes_from_outside(built):
 
 def test_every_cell_is_a_row_and_every_task_a_panel(built):
     text = _text_of(built)
-    assert text.count("data-task=") == 160
-    # Three methods: a mean and eight tasks each; two fronts; two phases of loss.
-    assert text.count('<svg class="chart"') == 3 * 9 + 2 + 2
+    assert _section(text, "cells").count("data-task=") == 160
+    # Twenty settings and backbones, eight tasks and their mean.
+    assert _section(text, "tables").count('<td class="num"') == 20 * 9
+    # Three methods: a mean and eight tasks each; fronts by reads and by speed, of two backbones;
+    # two phases of loss.
+    assert text.count('<svg class="chart"') == 3 * 9 + 2 * 2 + 2
 
 
 def test_answers_share_their_prompts(built):
@@ -137,7 +146,9 @@ def test_optional_parts_are_left_out(tmp_path):
         costs=False,
         meta={"parameters": None, "description": None, "config": None},
     )
-    assert _read(page(collect([folder]))).sections == ["headline", "cells", "cost", "provenance"]
+    assert _read(page(collect([folder]))).sections == [
+        *("headline", "tables", "cost", "cells", "provenance")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +192,10 @@ def varied(tmp_path_factory):
 
 def test_a_varied_report_holds_together(varied):
     text = _text_of(varied)
-    assert _read(text).sections == SECTIONS
+    assert _read(text).sections == [*SECTIONS[:4], "selectors", *SECTIONS[4:]]
     assert "Quest, blocks of 4" in text and "random selector" in text
     assert "mean of two training seeds" in text
-    assert text.count("<h3>256 tokens</h3>") == 4
+    assert text.count("<h3>256 tokens</h3>") == 6
     # The third backbone has a colour, a marker and a comparison of its own.
     assert "x minus attention" in text and "b2" in text
 

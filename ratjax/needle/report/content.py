@@ -18,6 +18,8 @@ from ratjax.needle.report.training import LossCurve, load_curves
 
 # Answers of a cell to keep for the page; it may show fewer to stay small.
 KEPT_ANSWERS = 12
+# Wrong answers of a cell to keep for the list of failures.
+KEPT_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def collect(
             )
     results = merge_results(loaded)
     found = groups(results)
-    predictions = read_predictions(loaded, KEPT_ANSWERS)
+    predictions = read_predictions(loaded, KEPT_ANSWERS, KEPT_FAILURES)
     backbones = sorted({r.backbone for r in results}, key=labels.backbone_order)
     folders = list(dict.fromkeys([*(run.folder for run in loaded), *training]))
     return Content(

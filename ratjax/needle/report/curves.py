@@ -1,6 +1,6 @@
 """What the accuracy curves show, before anything is drawn: shared by the page and the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ratjax.needle.report import labels, paper
@@ -72,9 +72,15 @@ def variants(group: Group) -> tuple[Variant, ...]:
     return tuple(found)
 
 
+def selectors(settings: Iterable[Setting]) -> list[str]:
+    """The selectors that are drawn: what else was changed about them stands in tables alone."""
+    found = dict.fromkeys(s.selector for s in settings)
+    return [name for name in found if name in ("original", "random")] or list(found)
+
+
 def _panel(group: Group, settings: Sequence[Setting], task: str | None) -> Panel:
     curves = []
-    for selector in dict.fromkeys(s.selector for s in settings):
+    for selector in selectors(settings):
         chosen = [s for s in settings if s.selector == selector]
         for backbone in group.backbones:
             points = [(s, _score(group, backbone, s, task)) for s in chosen]

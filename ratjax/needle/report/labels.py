@@ -43,6 +43,15 @@ _TASKS = {
     "niah_multivalue": ("MV", "four values of one key"),
     "niah_multiquery": ("MQ", "four keys asked at once"),
 }
+_KINDS = {"original": "own selector", "random": "random selector"}
+# What a setting's other fields append to its selector's name (`needle.settings.identity`).
+_CHANGES = {
+    "golden_in": "answer forced in",
+    "golden_out": "answer forced out",
+    "select_with_raw": "selecting by raw keys",
+    "attend_to_raw": "attending to raw keys and values",
+}
+_SELECTOR_ORDER = ["original", "random", *(f"original_{change}" for change in _CHANGES)]
 _METHOD_ORDER = list(_METHODS)
 _TASK_ORDER = list(_TASKS)
 
@@ -64,7 +73,7 @@ def method_order(name: str) -> Any:
 
 
 def selector_order(name: str) -> Any:
-    return _position(name, ["original"])
+    return _position(name, _SELECTOR_ORDER)
 
 
 def method(name: str) -> str:
@@ -86,9 +95,18 @@ def task_note(name: str) -> str:
 
 def selector_suffix(selector: str) -> str:
     """ ", random selector" and the like; nothing for the method's own selector."""
-    kind, _, steered = selector.partition("_golden_")
-    golden = f", answer forced {steered}" if steered else ""
-    return ("" if kind == "original" else f", {kind} selector") + golden
+    return "" if selector == "original" else f", {selector_name(selector)}"
+
+
+def selector_name(selector: str) -> str:
+    """ "answer forced in" of "original_golden_in": the kind unless original, then the changes."""
+    kind, _, changes = selector.partition("_")
+    names = [] if kind == "original" and changes else [_KINDS.get(kind, f"{kind} selector")]
+    while changes:
+        known = next((c for c in _CHANGES if changes == c or changes.startswith(f"{c}_")), changes)
+        names.append(_CHANGES.get(known, known.replace("_", " ")))
+        changes = changes[len(known) + 1 :]
+    return ", ".join(names)
 
 
 def variant(setting: Setting) -> str:

@@ -10,22 +10,28 @@ from ratjax.needle.report.sections.answers import answers
 from ratjax.needle.report.sections.cells import cells
 from ratjax.needle.report.sections.cost import cost
 from ratjax.needle.report.sections.curves import curves
+from ratjax.needle.report.sections.failures import failures
 from ratjax.needle.report.sections.headline import headline
 from ratjax.needle.report.sections.heat import heat
 from ratjax.needle.report.sections.hits import hits
 from ratjax.needle.report.sections.losses import losses
 from ratjax.needle.report.sections.provenance import provenance
+from ratjax.needle.report.sections.selectors import selectors
+from ratjax.needle.report.sections.tables import tables
 from ratjax.needle.report.summary import caveats, findings
 
 # Top to bottom, with the name that the navigation gives them.
 _SECTIONS = (
     ("headline", "Scores", headline),
     ("curves", "Curves", curves),
+    ("tables", "Tables", tables),
     ("differences", "Differences", heat),
-    ("cells", "All cells", cells),
+    ("selectors", "Selectors", selectors),
     ("hits", "Hits", hits),
     ("cost", "Cost", cost),
+    ("cells", "All cells", cells),
     ("training", "Training", losses),
+    ("failures", "Failures", failures),
     ("answers", "Answers", answers),
     ("provenance", "Provenance", provenance),
 )

@@ -39,9 +39,19 @@ def pair(
     return None if first is None or second is None else pair_cells(first, second, predictions)
 
 
-def pair_cells(first: Cell, second: Cell, predictions: Predictions) -> Pairs | None:
-    """The same of any two cells on the same prompts."""
+def pair_cells(
+    first: Cell, second: Cell, predictions: Predictions, by_training: bool = False
+) -> Pairs | None:
+    """The same of any two cells on the same prompts.
+
+    Args:
+        by_training: whether a seed of the second faces the first's answers of the same training,
+            whatever the first's selector seed.
+    """
     sides = [_by_seed(cell, predictions) for cell in (first, second)]
+    if by_training:
+        trained = {training: found for (training, _), found in sides[0].items()}
+        sides[0] = {seed: trained[seed[0]] for seed in sides[1] if seed[0] in trained}
     seeds = sorted(sides[0].keys() & sides[1].keys(), key=str)
     if not seeds:
         return None

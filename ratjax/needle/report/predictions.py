@@ -42,21 +42,26 @@ class _Line:
 
 @dataclass
 class CellPredictions:
-    """Prompt index -> strict score in [0, 1], and -> the prompt's name."""
+    """Prompt index -> strict score in [0, 1], and -> the prompt's name.
+
+    `answers` are the first ones, `failures` the first of those that were not fully right.
+    """
 
     strict: dict[int, float] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
+    failures: list[Answer] = field(default_factory=list)
 
 
 Predictions = dict[tuple[Any, ...], CellPredictions]
 
 
-def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
+def read_predictions(runs: Sequence[Run], keep: int, keep_failures: int = 0) -> Predictions:
     """All predictions of the runs by `Result.key`.
 
     Args:
         keep: how many answers of each cell to keep whole, those of the lowest prompt indices.
+        keep_failures: the same of the answers that were not fully right.
 
     Raises:
         InputError: a broken line, a line that belongs to no result or names no prompt, or a cell
@@ -64,6 +69,7 @@ def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
     """
     cells: Predictions = {}
     kept: dict[tuple[Any, ...], list[_Line]] = {}
+    failed: dict[tuple[Any, ...], list[_Line]] = {}
     for run in runs:
         path = run.predictions
         if path is None:
@@ -72,14 +78,27 @@ def read_predictions(runs: Sequence[Run], keep: int) -> Predictions:
         for where, row in _lines(path):
             result = owners.find(row, where)
             cell = cells.setdefault(result.key, CellPredictions())
-            _add(cell, kept.setdefault(result.key, []), _parse(row, where), keep)
+            line = _parse(row, where)
+            if line.index not in cell.strict:
+                _keep(kept.setdefault(result.key, []), line, keep)
+                if line.strict < 1:
+                    _keep(failed.setdefault(result.key, []), line, keep_failures)
+            # A cell that two folders share arrives twice; the rows are equal, so the last may win.
+            cell.strict[line.index] = line.strict
+            cell.prompts[line.index] = line.prompt
         _check_means(path, run.results, cells)
-    prompts = _prompts(runs, {line.prompt for lines in kept.values() for line in lines})
-    for key, lines in kept.items():
-        cells[key].answers = [
+    named = {line.prompt for found in (kept, failed) for lines in found.values() for line in lines}
+    prompts = _prompts(runs, named)
+
+    def answers(lines: Sequence[_Line]) -> list[Answer]:
+        return [
             Answer(line.index, *prompts[line.prompt], line.prediction, line.strict)
-            for line in lines
+            for line in sorted(lines, key=lambda line: line.index)
         ]
+
+    for key, cell in cells.items():
+        cell.answers = answers(kept.get(key, ()))
+        cell.failures = answers(failed.get(key, ()))
     return cells
 
 
@@ -138,19 +157,11 @@ def _need(row: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
     return value
 
 
-def _add(cell: CellPredictions, kept: list[_Line], line: _Line, keep: int) -> None:
-    # A cell that two folders share arrives twice; the rows are equal, so the last may win.
-    known = line.index in cell.strict
-    cell.strict[line.index] = line.strict
-    cell.prompts[line.index] = line.prompt
-    if known or keep < 1:
-        return
-    if len(kept) == keep:
-        last = max(kept, key=lambda a: a.index)
-        if line.index > last.index:
-            return
-        kept.remove(last)
+def _keep(kept: list[_Line], line: _Line, most: int) -> None:
+    """Adds a line, and drops the one of the highest index where there are more than `most`."""
     kept.append(line)
+    if len(kept) > most:
+        kept.remove(max(kept, key=lambda each: each.index))
 
 
 class _Owners:

@@ -12,6 +12,7 @@ from ratjax.errors import InputError
 from ratjax.needle.report.comparisons import comparisons_document
 from ratjax.needle.report.content import Content, collect
 from ratjax.needle.report.figures import draw_figures
+from ratjax.needle.report.latex import latex
 from ratjax.needle.report.load import HITS, PREDICTIONS, PROMPTS, RESULTS, TIMING, Run
 from ratjax.needle.report.markdown import markdown
 from ratjax.needle.report.page import page
@@ -28,6 +29,7 @@ OUTPUTS = (
     HITS,
     "comparisons.json",
     "report.md",
+    "tables.tex",
     RESULTS,
     PAGE,
 )
@@ -79,6 +81,7 @@ def _write(content: Content, folder: Path) -> None:
     _write_json(folder / RESULTS, {"meta": content.meta, "results": rows})
     _write_json(folder / "comparisons.json", comparisons_document(content))
     (folder / "report.md").write_text(markdown(content, figures[:1]), encoding="utf-8")
+    (folder / "tables.tex").write_text(latex(content), encoding="utf-8")
     (folder / PAGE).write_text(page(content), encoding="utf-8")
     times = [dict(row) for run in content.runs for row in run.timing]
     if times:

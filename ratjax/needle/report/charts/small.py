@@ -6,16 +6,18 @@ from ratjax.needle.report.charts.axes import Scale, line, marker
 from ratjax.needle.report.markup import Markup, el
 
 
-def swatch(position: int | None, style: str = "curve", marked: bool = True) -> Markup:
-    """A legend's sample of a line; `position` None is the grey of the paper's numbers.
+def swatch(position: int | str | None, style: str = "curve", marked: bool = True) -> Markup:
+    """A legend's sample of a line: a backbone's by its position, None the grey of the paper's
+    numbers, "ink" what stands for every colour (unmarked).
 
     Args:
         style: the line's classes: "curve", "curve dashed", "dense", "loss", "loss dashed".
         marked: whether the backbone's marker sits on it.
     """
-    name = f"b{position % 4}" if position is not None else "ghost"
+    place = position if isinstance(position, int) else 0
+    name = f"b{place % 4}" if isinstance(position, int) else position or "ghost"
     stroke = line(1, 8, 29, 8, f"{style} {name}")
-    mark = marker(15, 8, position or 0, name) if marked else ""
+    mark = marker(15, 8, place, name) if marked else ""
     return el("svg", stroke, mark, class_="swatch", viewBox="0 0 30 16", aria_hidden="true")
 
 

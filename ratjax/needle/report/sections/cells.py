@@ -6,8 +6,16 @@ from ratjax.needle.report import labels, paper
 from ratjax.needle.report.compare import Comparison
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Cell, Group
-from ratjax.needle.report.markup import Child, Markup, el, join
-from ratjax.needle.report.sections.common import mark, note, number_cell, scrolling, section
+from ratjax.needle.report.markup import Child, Markup, el
+from ratjax.needle.report.sections.common import (
+    filters,
+    mark,
+    note,
+    number_cell,
+    scrolling,
+    section,
+    sortable_head,
+)
 from ratjax.needle.report.summary import group_label
 
 
@@ -22,26 +30,22 @@ def cells(content: Content) -> Markup:
     ]
     columns = ["Context"] if len(content.groups) > 1 else []
     columns += ["Method", "Budget", "Task", "Backbone"]
-    columns += ["Strict", "Interval", "RULER", "Read", "Keeps", "Prompts", *_paper_columns(content)]
-    table = el("table", _head(columns), el("tbody", *rows), class_="cells", id="cells-table")
+    numbers = ["Strict", "Interval", "RULER", "Read", "Keeps", "Prompts", *_paper_columns(content)]
+    table = el(
+        "table",
+        sortable_head(columns, numbers),
+        el("tbody", *rows),
+        class_="sortable cells",
+        id="cells-table",
+    )
     return section(
         "cells",
         "All cells",
-        _filters(content),
+        filters(content),
         scrolling(table, "All cells"),
-        el("p", f"{len(rows)} cells", id="cells-count", role="status", class_="note"),
+        el("p", f"{len(rows)} rows", role="status", class_="note count"),
         _explanation(content),
     )
-
-
-def _head(columns: Sequence[str]) -> Markup:
-    """Without scripts plain headings; the script turns them into buttons that sort."""
-    first = columns.index("Strict")
-    headings = [
-        el("th", column, scope="col", class_="num" if place >= first else None)
-        for place, column in enumerate(columns)
-    ]
-    return el("thead", el("tr", *headings))
 
 
 def _row(content: Content, group: Group, cell: Cell, comparisons: Sequence[Comparison]) -> Markup:
@@ -110,28 +114,6 @@ def _paper_cells(content: Content, cell: Cell) -> list[Markup]:
             number_cell(labels.signed(cell.strict.mean - score.score) if score and same else "")
         )
     return parts
-
-
-def _filters(content: Content) -> Markup:
-    """Hidden until the script takes them into service."""
-
-    def select(name: str, title: str, options: Sequence[tuple[str, str]]) -> Markup:
-        entries = [el("option", "all", value=""), *(el("option", t, value=v) for v, t in options)]
-        return el("label", title, " ", el("select", *entries, data_filter=name))
-
-    methods = list(dict.fromkeys(s.method for g in content.groups for s in g.settings))
-    tasks = sorted({r.task for r in content.results}, key=labels.task_order)
-    return el(
-        "div",
-        join(
-            [
-                select("backbone", "Backbone", [(b, b) for b in content.backbones]),
-                select("method", "Method", [(m, labels.method(m)) for m in methods]),
-                select("task", "Task", [(t, labels.task(t)) for t in tasks]),
-            ]
-        ),
-        class_="controls needs-script",
-    )
 
 
 def _explanation(content: Content) -> Markup:

@@ -1,21 +1,21 @@
 """What a setting costs beside what it scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 from ratjax.needle.report import labels
-from ratjax.needle.report.charts.front import FrontLine, front_chart
+from ratjax.needle.report.charts.front import FrontLine, front_chart, reads, speeds
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Cell, Group
-from ratjax.needle.report.markup import Child, Markup, el
+from ratjax.needle.report.markup import Child, Markup, el, join
 from ratjax.needle.report.records import COST_FIELDS, Setting
 from ratjax.needle.report.sections.common import (
     group_heading,
-    head,
     note,
     number_cell,
     scrolling,
     section,
+    sortable_head,
 )
 
 _TITLES = {
@@ -33,6 +33,8 @@ _TITLES = {
 _UNITS = {"cache_bytes": 2**20, "kv_bytes_per_token": 2**20, "prefill_flops": 1e12}
 _SPEEDS = {"seconds_per_prompt", "tokens_per_s"}
 
+Value = Callable[[Group, str, Setting], float | None]
+
 
 def cost(content: Content) -> Markup:
     parts: list[Child] = []
@@ -43,78 +45,124 @@ def cost(content: Content) -> Markup:
         "phase that the method makes sparse (MoBA: prefill; Quest and SnapKV: decoding)."
     )
     if any(r.cost(field) for r in content.results for field in _SPEEDS):
-        text += " Speed: times as fast as the same backbone read densely, on the same device."
+        text += (
+            " Decoding, times dense: tokens decoded a second over those of the same backbone read "
+            "densely, on the same device; prompts likewise, prefill counted in."
+        )
     return section("cost", "Cost beside score", *parts, note(text))
 
 
 def _fronts(group: Group) -> Markup | None:
-    charts = []
-    for backbone in group.backbones:
-        lines = _front_lines(group, backbone)
-        if not lines:
-            continue
-        dense = group.average(backbone, group.dense_setting) if group.dense_setting else None
-        chart = front_chart(backbone, lines, None if dense is None else dense.mean)
-        charts.append(el("figure", el("figcaption", el("b", backbone)), chart, class_="panel"))
-    return el("div", *charts, class_="panels wide") if charts else None
+    parts = []
+    for axis, value in ((reads, _read), (speeds, _speed)):
+        charts = []
+        for backbone in group.backbones:
+            lines = _front_lines(group, backbone, value)
+            if not lines:
+                continue
+            dense = group.average(backbone, group.dense_setting) if group.dense_setting else None
+            mean = None if dense is None else dense.mean
+            below = axis(lines)
+            chart = front_chart(backbone, below, lines, mean)
+            caption = el("figcaption", el("b", backbone), f" by {below.text}")
+            charts.append(el("figure", caption, chart, class_="panel"))
+        if charts:
+            parts.append(el("div", *charts, class_="panels wide"))
+    return join(parts) if parts else None
 
 
-def _front_lines(group: Group, backbone: str) -> list[FrontLine]:
+def _front_lines(group: Group, backbone: str, value: Value) -> list[FrontLine]:
     points: dict[str, list[tuple[float, float]]] = {}
     for setting in group.main_settings:
         score = group.average(backbone, setting)
-        share = _mean(group.of_setting(backbone, setting), "kv_read_fraction")
-        if score is None or not share:
+        found = value(group, backbone, setting)
+        if score is None or not found:
             continue
         name = group.method_name(setting).replace(", blocks of ", ", B=")
-        points.setdefault(name, []).append((share, score.mean))
+        points.setdefault(name, []).append((found, score.mean))
     return [FrontLine(name, tuple(sorted(found))) for name, found in points.items()]
 
 
-def _table(group: Group) -> Markup:
+def _read(group: Group, backbone: str, setting: Setting) -> float | None:
+    return _mean(group.of_setting(backbone, setting), "kv_read_fraction")
+
+
+def _speed(group: Group, backbone: str, setting: Setting) -> float | None:
+    """Tokens decoded a second over those of the same backbone read densely."""
+    own, reference = _beside_dense(group, backbone, setting, "tokens_per_s")
+    return own / reference if own and reference else None
+
+
+def _prompt_speed(group: Group, backbone: str, setting: Setting) -> float | None:
+    """Seconds a prompt takes densely over those it takes here, prefill and answer together."""
+    own, reference = _beside_dense(group, backbone, setting, "seconds_per_prompt")
+    return reference / own if own and reference else None
+
+
+def _beside_dense(
+    group: Group, backbone: str, setting: Setting, field: str
+) -> tuple[float | None, float | None]:
+    dense = group.dense_setting
+    own = _mean(group.of_setting(backbone, setting), field)
+    return own, None if dense is None else _mean(group.of_setting(backbone, dense), field)
+
+
+# A measured field that must be there, the column's title, and the ratio to dense.
+_RATIOS: tuple[tuple[str, str, Value], ...] = (
+    ("tokens_per_s", "Decoding, times dense", _speed),
+    ("seconds_per_prompt", "Prompts, times dense", _prompt_speed),
+)
+
+
+def cost_columns(group: Group) -> list[str]:
+    """What stands beside setting and backbone: score, shares read, costs, and speeds."""
+    fields, ratios = _present(group)
+    titles = [*(_TITLES[field] for field in fields), *(name for name, _ in ratios)]
+    return ["Mean score", "Read", *titles]
+
+
+def cost_rows(group: Group) -> Iterator[tuple[str, ...]]:
+    """Setting, backbone, and the columns' values as text, row by row."""
+    fields, ratios = _present(group)
+    for setting in group.settings:
+        for backbone in group.backbones:
+            cells = group.of_setting(backbone, setting)
+            if not cells:
+                continue
+            score = group.average(backbone, setting)
+            found = [of(group, backbone, setting) for _, of in ratios]
+            yield (
+                group.setting_name(setting),
+                backbone,
+                labels.number(score.mean if score else None),
+                labels.percent(_mean(cells, "kv_read_fraction")),
+                *(_shown(field, _mean(cells, field)) for field in fields),
+                *(labels.DASH if ratio is None else f"{ratio:.2f}" for ratio in found),
+            )
+
+
+def _present(group: Group) -> tuple[list[str], list[tuple[str, Value]]]:
+    """The costs that any cell has, and the speeds that follow from them."""
     cells = list(group.cells.values())
     fields = [f for f in COST_FIELDS if any(cell.cost(f) is not None for cell in cells)]
-    columns: list[Child] = ["Setting", "Backbone", "Mean score", "Read"]
-    columns += [_TITLES[field] for field in fields]
-    columns += ["Speed"] if _SPEEDS & set(fields) else []
-    rows = [
-        _row(group, backbone, setting, fields)
-        for setting in group.settings
-        for backbone in group.backbones
-        if group.of_setting(backbone, setting)
-    ]
-    return scrolling(el("table", head(columns), el("tbody", *rows), class_="cost"), "Cost")
+    return fields, [(name, of) for field, name, of in _RATIOS if field in fields]
 
 
-def _row(group: Group, backbone: str, setting: Setting, fields: Sequence[str]) -> Markup:
-    cells = group.of_setting(backbone, setting)
-    score = group.average(backbone, setting)
-    parts: list[Child] = [
-        el("th", group.setting_name(setting), scope="row"),
-        el("td", backbone),
-        number_cell(labels.number(score.mean if score else None)),
-        number_cell(labels.percent(_mean(cells, "kv_read_fraction"))),
-    ]
-    parts += [number_cell(_shown(field, _mean(cells, field))) for field in fields]
-    if _SPEEDS & set(fields):
-        dense = group.of_setting(backbone, group.dense_setting) if group.dense_setting else []
-        ratio = _speed(cells, dense)
-        parts.append(number_cell(labels.DASH if ratio is None else f"{ratio:.2f}"))
-    return el("tr", *parts, class_="reference" if setting.is_dense else None)
+def _table(group: Group) -> Markup:
+    rows = []
+    dense = labels.method("dense")
+    for place, (setting, backbone, *values) in enumerate(cost_rows(group)):
+        name = el("th", setting, scope="row", data_value=place)
+        cells = (number_cell(value) for value in values)
+        reference = "reference" if setting == dense else None
+        rows.append(el("tr", name, el("td", backbone), *cells, class_=reference))
+    head = sortable_head(["Setting", "Backbone"], cost_columns(group))
+    return scrolling(el("table", head, el("tbody", *rows), class_="sortable cost"), "Cost")
 
 
 def _mean(cells: Sequence[Cell], field: str) -> float | None:
     values = [value for cell in cells if (value := cell.cost(field)) is not None]
     return fmean(values) if values else None
-
-
-def _speed(cells: Sequence[Cell], dense: Sequence[Cell]) -> float | None:
-    """How many times faster than dense: by tokens a second, else by seconds a prompt."""
-    own, reference = (_mean(side, "tokens_per_s") for side in (cells, dense))
-    if own and reference:
-        return own / reference
-    own, reference = (_mean(side, "seconds_per_prompt") for side in (cells, dense))
-    return reference / own if own and reference else None
 
 
 def _shown(field: str, value: float | None) -> str:

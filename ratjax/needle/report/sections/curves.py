@@ -6,7 +6,7 @@ from ratjax.needle.report import labels, paper
 from ratjax.needle.report.charts.budget import budget_chart
 from ratjax.needle.report.charts.small import swatch
 from ratjax.needle.report.content import Content
-from ratjax.needle.report.curves import Panel, Variant, variants
+from ratjax.needle.report.curves import Panel, Variant, selectors, variants
 from ratjax.needle.report.markup import Child, Markup, el, join
 from ratjax.needle.report.sections.common import group_heading, note, positions, section
 
@@ -65,9 +65,9 @@ def _legend(content: Content) -> Markup:
         (swatch(place, "dense", False), f"{name}, dense")
         for name, place in positions(content).items()
     ]
-    for selector in dict.fromkeys(r.setting.selector for r in content.results):
+    for selector in selectors(r.setting for r in content.results):
         if selector != "original":
-            items.append((swatch(0, "curve dashed"), f"dashed: {selector} selector"))
+            items.append((swatch(0, "curve dashed"), f"dashed: {labels.selector_name(selector)}"))
     items.append((swatch(None), "the paper's (same marks, grey)"))
     entries = [el("li", image, text) for image, text in items]
     return el("ul", *entries, class_="legend")

@@ -37,9 +37,14 @@ def _table(content: Content, group: Group, comparisons: tuple[Comparison, ...]) 
             "net of the dense gap [95 %]",
         ]
     columns.append("0 to 100")
-    rows = [_row(group, s, comparisons, places) for s in group.settings]
+    rows = [_row(group, s, comparisons, places) for s in _shown(group)]
     table = el("table", head(columns), el("tbody", *rows), class_="headline")
     return scrolling(table, "Mean score by method and budget")
+
+
+def _shown(group: Group) -> list[Setting]:
+    """Other selectors than the methods' own have a section of their own."""
+    return [s for s in group.settings if s.is_dense or s in group.main_settings]
 
 
 def _row(

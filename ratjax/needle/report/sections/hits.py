@@ -52,7 +52,7 @@ def _legend(content: Content, cells: Sequence[HitRates]) -> Markup:
         if name in present
     ]
     for style, budget in zip(DASHES, _budgets(cells), strict=False):
-        items.append(el("li", swatch(0, style, False), f"{budget}, in either colour"))
+        items.append(el("li", swatch("ink", style, False), f"{budget}, in either colour"))
     return el("ul", *items, class_="legend")
 
 

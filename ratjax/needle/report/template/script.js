@@ -29,17 +29,16 @@ function make(name, properties, ...children) {
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 }
 
-/* The table of cells: headings sort, selects filter. */
-{
-  const table = document.getElementById("cells-table");
+/* Tables: headings sort, and a section's selects filter its table. */
+for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
-  const status = document.getElementById("cells-count");
 
   function key(cell) {
     if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
     const text = cell.textContent.trim();
-    const plain = text.replace(/\u2212/g, "-").replace(/[\u202f\[+]/g, "");
+    if (text === "\u2013") return "";
+    const plain = text.replace(/\u2212/g, "-").replace(/[\u202f\[+\u00b1 ]/g, "");
     const number = parseFloat(plain);
     return Number.isNaN(number) ? text : number;
   }
@@ -50,7 +49,7 @@ function make(name, properties, ...children) {
   }
 
   [...table.tHead.rows[0].cells].forEach((heading, column) => {
-    const button = make("button", { type: "button" }, heading.textContent);
+    const button = make("button", { type: "button" }, ...heading.childNodes);
     heading.replaceChildren(button);
     button.addEventListener("click", () => {
       const down = heading.getAttribute("aria-sort") === "ascending";
@@ -66,14 +65,16 @@ function make(name, properties, ...children) {
     });
   });
 
-  const filters = [...document.querySelectorAll("[data-filter]")];
+  const section = table.closest("section");
+  const filters = [...section.querySelectorAll("[data-filter]")];
+  const status = section.querySelector(".count");
   function apply() {
     let shown = 0;
     for (const row of rows) {
       row.hidden = filters.some((f) => f.value && row.dataset[f.dataset.filter] !== f.value);
       shown += !row.hidden;
     }
-    status.textContent = shown === rows.length ? `${shown} cells` : `${shown} of ${rows.length} cells`;
+    status.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
   }
   for (const filter of filters) filter.addEventListener("change", apply);
 }
