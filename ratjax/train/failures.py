@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 from collections.abc import Iterator
 
 from ratjax.files import Folder
@@ -39,16 +40,27 @@ def storage_errors(workdir: Folder, watch: Watch) -> Iterator[None]:
 
     Orbax deletes no checkpoint before the next one is whole, so the last good one is still there.
     """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_orbax)
     try:
         yield
     except Exception as error:
         problem = storage_problem(error)
         if problem is None:
+            logger.removeFilter(_not_orbax)
             raise
+        # The filter stays: Orbax's other threads fail after the first.
         raise TrainingStopped(
             f"at step {watch.step}: {problem}; the last good checkpoint in {workdir} is kept, and "
             "the same command resumes from it"
         ) from error
+    else:
+        logger.removeFilter(_not_orbax)
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Leaves out Orbax's errors, which it logs with a traceback a thread, and then raises."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def storage_problem(error: BaseException) -> str | None:
@@ -82,4 +94,5 @@ def _chain(error: BaseException | None):
 
 
 def _short(said: str) -> str:
-    return said if len(said) <= _MOST else said[: _MOST - 3] + "..."
+    # What was done comes first, and why it failed comes last.
+    return said if len(said) <= _MOST else f"{said[: _MOST // 2]}...{said[-_MOST // 2 :]}"

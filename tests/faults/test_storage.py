@@ -25,6 +25,7 @@ def test_a_save_that_cannot_be_written_leaves_the_one_before(victim, undisturbed
     assert run.until(lambda: steps(run.workdir))
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     assert run.finish() == 1, run.said()
+    assert len(errors(run)) == 1, run.said()
     (line,) = errors(run)
     assert "the disk is full" in line and "the same command resumes from it" in line
     assert "Traceback" not in run.said()
