@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from ratjax.config.data import DataConfig, DataStage, schedule
@@ -24,13 +26,36 @@ SOURCE = (("folder", 1.0),)
         ("log_every", 0),
         ("checkpoint_every", 0),
         ("keep", 0),
+        ("keep_every", 1500),
+        ("keep_best", -1),
+        ("held_out_batches", 0),
+        ("held_out_every", -1),
+        ("on_bad_step", "retry"),
+        ("max_skipped", 0),
+        ("spike", -1.0),
+        ("spike_window", 0),
+        ("watchdog", -1.0),
+        ("grace_seconds", -1.0),
+        ("profile", "10"),
+        ("profile", "0:3"),
+        ("profile", "5:4"),
         ("recurrence_dilation", 0),
         ("seed", 2**32),
     ],
 )
 def test_refused_values_name_their_field(field, value):
-    with pytest.raises(ConfigError, match=f"train.{field}={value}: must"):
+    with pytest.raises(ConfigError, match=re.escape(f"train.{field}={value!r}: must")):
         TrainConfig(**{field: value})
+
+
+def test_steps_to_trace_include_both_ends():
+    assert list(TrainConfig(profile="10:12").profiled_steps) == [10, 11, 12]
+    assert not TrainConfig().profiled_steps
+
+
+def test_weights_of_held_out_folders_are_positive():
+    with pytest.raises(ConfigError, match="weight of 'a' must be above 0"):
+        TrainConfig(held_out=(("a", 0.0),))
 
 
 @pytest.mark.parametrize(

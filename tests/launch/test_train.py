@@ -2,6 +2,7 @@ import json
 import sys
 import types
 
+import jax
 import pytest
 
 from launch import command, processes
@@ -127,6 +128,47 @@ def test_divergence_is_one_line_and_status_1(train, experiment_file, tmp_path, m
     monkeypatch.setattr(launch_train, "train", diverge)
     status, _, err = train(f"--config={experiment_file()}", f"--workdir={tmp_path}/run")
     assert (status, err) == (1, ["error: loss is nan at step 3"])
+
+
+def test_a_full_device_is_one_line_that_names_fields(train, experiment_file, tmp_path, monkeypatch):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2147483648 bytes."
+        )
+
+    monkeypatch.setattr(launch_train, "train", exhaust)
+    status, _, err = train(f"--config={experiment_file()}", f"--workdir={tmp_path}/run")
+    assert status == 1 and len(err) == 1
+    assert err[0].startswith(
+        "error: out of memory (2.00 GiB more were asked for): raise train.micro"
+    )
+
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a defect")
+
+    monkeypatch.setattr(launch_train, "train", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a defect"):
+        train(f"--config={experiment_file()}", f"--workdir={tmp_path}/run")
+
+
+def test_workdirs_in_buckets_are_gs_alone(train, experiment_file, tmp_path, monkeypatch):
+    status, _, err = train(f"--config={experiment_file()}", "--workdir=s3://bucket/run")
+    assert status == 2 and err == [
+        "error: s3://bucket/run: neither a folder nor a bucket (gs://...)"
+    ]
+    seen = []
+    monkeypatch.setattr(launch_train, "train", lambda *given: bool(seen.append(given[3])))
+    train(f"--config={experiment_file()}", "--workdir=gs://bucket/run")
+    assert [str(folder) for folder in seen] == ["gs://bucket/run/attention"]
+
+
+def test_dry_run_looks_for_held_out_folders(train, experiment_file, tmp_path, rows):
+    held_out = "config.train.held_out = ((r'nowhere/held', 1.0),)"
+    path = experiment_file(held_out)
+    status, _, err = train(f"--config={path}", f"--workdir={tmp_path}/run", "--dry_run")
+    assert status == 0 and err == [
+        "warning: nowhere/held: data folder does not exist; make it first"
+    ]
 
 
 def test_a_signal_ends_the_pair_with_status_0(train, experiment_file, tmp_path, monkeypatch):
