@@ -27,7 +27,25 @@ _MAGIC = b"ratjax executable 1\n"
 
 
 _COMPILING = ("jax", "jaxlib", "flax", "optax")
-_SHAPELESS = ("seed", "init_from", "log_every", "checkpoint_every", "keep")
+# Fields of `train` that the step itself does not depend on.
+_SHAPELESS = (
+    "seed",
+    "init_from",
+    "log_every",
+    "gate_lengths",
+    "profile",
+    "held_out",
+    "held_out_every",
+    "held_out_batches",
+    "checkpoint_every",
+    "keep",
+    "keep_every",
+    "keep_best",
+    "grace_seconds",
+    "max_skipped",
+    "watchdog",
+    "watchdog_exit",
+)
 
 
 def key_of(
