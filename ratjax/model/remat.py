@@ -6,9 +6,14 @@ import jax
 
 from ratjax.sharding import active_mesh, keep_no_gathers
 
-# The primitives behind our kernels (Triton, Pallas) and cuDNN's attention. What attention's puts
-# out for its gradient cannot be named from here, so kernels are known by what they are.
-KERNELS = ("triton_kernel_call", "pallas_call", "dot_product_attention_fwd_wrapper")
+# What a kernel puts out for its gradient cannot be named from here, so kernels are known by their
+# primitives: Triton's and Pallas's, the wrapper of those with a batching rule, cuDNN's attention.
+KERNELS = (
+    "triton_kernel_call",
+    "pallas_call",
+    "custom_vmap_call",
+    "dot_product_attention_fwd_wrapper",
+)
 PROJECTIONS = "projections"
 
 _named = jax.checkpoint_policies.save_only_these_names(PROJECTIONS)
