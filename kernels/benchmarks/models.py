@@ -1,4 +1,4 @@
-"""The models that whole-step benchmarks run: the study's shape and OLMo2-1B, with the memory."""
+"""The models that whole-step benchmarks run: the study's shape and OLMo2's, with the memory."""
 
 import dataclasses
 
@@ -18,5 +18,8 @@ STUDY = ModelConfig(
 )
 
 OLMO2_1B = dataclasses.replace(
-    preset("olmo2_1b"), dtype="bfloat16", remat="save_attention", memory=MemoryConfig()
+    preset("olmo2_1b"), dtype="bfloat16", remat="save_products", unroll=16, memory=MemoryConfig()
+)
+OLMO2_7B = dataclasses.replace(
+    preset("olmo2_7b"), dtype="bfloat16", remat="save_products", memory=MemoryConfig()
 )

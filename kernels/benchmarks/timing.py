@@ -133,7 +133,7 @@ def cudnn_attention(q, k, v):
 
 
 def row(op, case, shape, ms, floor_ms, peer, peer_ms, **more) -> dict:
-    """One result; `speedup` is over the peer.
+    """One result; `speedup` is over the peer. Both are None where there is none.
 
     `more` is what else a reader needs to know; `bytes` and `flops`, the least that the operation
     moves and computes, put it into the roofline picture.
@@ -147,7 +147,7 @@ def row(op, case, shape, ms, floor_ms, peer, peer_ms, **more) -> dict:
         "fraction_of_floor": floor_ms / ms,
         "peer": peer,
         "peer_ms": peer_ms,
-        "speedup": peer_ms / ms,
+        "speedup": peer_ms and peer_ms / ms,
         **more,
     }
 
@@ -156,10 +156,9 @@ def finish(rows: list[dict], ceilings: dict, target: str) -> None:
     """Prints the rows as a table and writes them, with device and versions, to `target`."""
     print(f"{'op':24}{'case':26}{'ms':>9}{'floor':>9}{'of floor':>10}{'peer ms':>10}{'speedup':>9}")
     for r in rows:
-        print(
-            f"{r['op']:24}{r['case']:26}{r['ms']:9.3f}{r['floor_ms']:9.3f}"
-            f"{r['fraction_of_floor']:10.2f}{r['peer_ms']:10.3f}{r['speedup']:9.2f}  ({r['peer']})"
-        )
+        ours = f"{r['ms']:9.3f}{r['floor_ms']:9.3f}{r['fraction_of_floor']:10.2f}"
+        theirs = f"{r['peer_ms']:10.3f}{r['speedup']:9.2f}  ({r['peer']})" if r["peer"] else ""
+        print(f"{r['op']:24}{r['case']:26}{ours}{theirs}")
     versions = {}
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -31,7 +31,7 @@ _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time
 _TARGET = flags.DEFINE_string("target", "train_step.json", "Where the results go.")
 
 
-def _prepare(config, batch_size, length, recurrence):
+def prepare(config, batch_size, length, recurrence):
     """The compiled step, and what makes a state to start from."""
     train = TrainConfig(steps=1000, warmup=0.1)
     rng = np.random.default_rng(0)
@@ -57,8 +57,8 @@ def main(_):
     for case in _CASES.value:
         config, batch_size, length, recurrence = CASES[case]
         with prefer("cudnn", "xla"):
-            without = _prepare(config, batch_size, length, recurrence)
-        with_kernels = _prepare(config, batch_size, length, recurrence)
+            without = prepare(config, batch_size, length, recurrence)
+        with_kernels = prepare(config, batch_size, length, recurrence)
         ours, plain = (
             timing.advancing_milliseconds(*prepared, calls=5, repeats=3)
             for prepared in (with_kernels, without)

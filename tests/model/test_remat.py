@@ -38,7 +38,7 @@ def gradient_of(remat, implementation):
 
 
 def launch_nothing(kernel, inputs, outputs, **constants):
-    return [jnp.zeros(out.shape, out.dtype) for out in outputs]
+    return tuple(jnp.zeros(out.shape, out.dtype) for out in outputs)
 
 
 @pytest.mark.parametrize("implementation", ["pallas_tpu", "triton"])
@@ -52,4 +52,5 @@ def test_no_kernel_runs_twice(remat, implementation, monkeypatch):
     kept, found, again = (gradient_of(r, implementation) for r in ("none", remat, "full"))
     calls = [sum(counts[k] for k in KERNELS) for counts in (kept, found, again)]
     assert 0 < calls[0] == calls[1] < calls[2]
-    assert (found["dot_general"] == kept["dot_general"]) == (remat == "save_products")
+    if implementation == "pallas_tpu":  # elsewhere attention is products of XLA's, formed again
+        assert (found["dot_general"] == kept["dot_general"]) == (remat == "save_products")
