@@ -36,6 +36,7 @@ METHODS = ("dense", "quest", "snapkv", "moba", "dilated")
 
 _MODEL = flags.DEFINE_enum("model", "olmo2_7b", list(PRESETS), "The model's shape.")
 _LAYERS = flags.DEFINE_integer("layers", 0, "Layers, in place of the model's own (0: those).")
+_UNROLL = flags.DEFINE_integer("unroll", 1, "Layers a turn of the loop over layers.")
 _MEMORY = flags.DEFINE_bool("memory", True, "With the memory, or plain attention.")
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of weights and cache.")
 _CONTEXT = flags.DEFINE_integer("context", 4096, "Tokens of prompt and answer.")
@@ -98,7 +99,10 @@ class Bench:
     def __init__(self):
         config = preset(_MODEL.value)
         config = dataclasses.replace(
-            config, dtype=_DTYPE.value, num_layers=_LAYERS.value or config.num_layers
+            config,
+            dtype=_DTYPE.value,
+            num_layers=_LAYERS.value or config.num_layers,
+            unroll=_UNROLL.value,
         )
         memory = (config.memory or MemoryConfig()) if _MEMORY.value else None
         self.config = with_memory(config, memory)

@@ -13,7 +13,7 @@ import models
 import numpy as np
 import timing
 from absl import app, flags
-from train_memory import figures
+from steps import figures
 
 from ratjax.config.mesh import MeshConfig
 from ratjax.config.train import TrainConfig
@@ -74,12 +74,11 @@ def main(_):
         how = config, per_device, microbatches, recurrence
         ms = milliseconds(*how, devices)
         peer = ("one device", milliseconds(*how, 1)) if alone else (None, None)
-        of_one = figures(config, per_device, LENGTH, recurrence, ms)
-        floor, tokens = of_one["floor_ms"], devices * of_one["tokens_per_s"]
+        floor, of_one = figures(config, per_device, LENGTH, recurrence, ms)
         more = {
             "devices": devices,
-            "tokens_per_s": tokens,
-            "tokens_per_s_per_device": tokens / devices,
+            "tokens_per_s": devices * of_one["tokens_per_s"],
+            "tokens_per_s_per_device": of_one["tokens_per_s"],
             "mfu": of_one["mfu"],
             "microbatches": microbatches,
             "remat": config.remat,

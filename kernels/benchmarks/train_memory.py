@@ -11,11 +11,9 @@ import jax
 import models
 import timing
 from absl import app, flags
-from train_step import prepare
+from steps import figures, prepare
 
-from ratjax.config.train import TrainConfig
-from ratjax.train.flops import peak_flops, step_flops
-from ratjax.train.step import passes
+from ratjax.train.flops import peak_flops
 
 # name: (model, batch, length, recurrence)
 CASES = {
@@ -26,13 +24,6 @@ CASES = {
 
 _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time.")
 _TARGET = flags.DEFINE_string("target", "train_memory.json", "Where the results go.")
-
-
-def figures(config, batch_size, length, recurrence, ms) -> dict:
-    """Tokens a second and the share of the device's peak."""
-    patterns = [p for group in passes(TrainConfig(), recurrence) for p in group.values()]
-    floor = 1e3 * step_flops(config, patterns, length, batch_size) / peak_flops(jax.devices()[0])
-    return {"tokens_per_s": 1e3 * batch_size * length / ms, "mfu": floor / ms, "floor_ms": floor}
 
 
 def main(_):
@@ -46,9 +37,8 @@ def main(_):
             ms = timing.advancing_milliseconds(*prepared, calls=5, repeats=3)
             found.append((ms, figures(one, batch_size, length, recurrence, ms)))
             del prepared
-        (ms, memory), (plain_ms, plain) = found
-        floor = memory.pop("floor_ms")
-        more = {**memory, **{f"peer_{name}": plain[name] for name in ("tokens_per_s", "mfu")}}
+        (ms, (floor, memory)), (plain_ms, (_, plain)) = found
+        more = {**memory, **{f"peer_{name}": value for name, value in plain.items()}}
         more["overhead"] = ms / plain_ms - 1
         shape = (batch_size, length)
         rows.append(

@@ -5,18 +5,12 @@ both. Steps run on random tokens with a full loss, float32 parameters and bfloat
 """
 
 import jax
-import jax.numpy as jnp
 import models
-import numpy as np
 import timing
 from absl import app, flags
+from steps import figures, prepare
 
-from ratjax.config.train import TrainConfig
-from ratjax.data import Batch
-from ratjax.model.parameters import initial_parameters
-from ratjax.train.flops import peak_flops, step_flops
-from ratjax.train.optimizer import optimizer
-from ratjax.train.step import TrainState, make_train_step, passes
+from ratjax.train.flops import peak_flops
 from ratjax_kernels import prefer
 
 # name: (model, batch, length, recurrence)
@@ -31,26 +25,6 @@ _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time
 _TARGET = flags.DEFINE_string("target", "train_step.json", "Where the results go.")
 
 
-def prepare(config, batch_size, length, recurrence):
-    """The compiled step, and what makes a state to start from."""
-    train = TrainConfig(steps=1000, warmup=0.1)
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(config.vocab_size, size=(batch_size, length + 1), dtype=np.int32)
-    every = np.ones((batch_size, length), bool)
-    batch = jax.device_put(Batch(tokens[:, :-1], tokens[:, 1:], every, ~every))
-
-    @jax.jit
-    def start():
-        parameters = initial_parameters(config)(jax.random.key(0))
-        return TrainState(jnp.int32(0), parameters, optimizer(train).init(parameters))
-
-    make_train_step.cache_clear()
-    jax.clear_caches()
-    step = make_train_step(config, train, train.steps)
-    compiled = step.lower(jax.eval_shape(start), batch, recurrence).compile()
-    return lambda state: compiled(state, batch)[0], start
-
-
 def main(_):
     rows = []
     peak = peak_flops(jax.devices()[0])
@@ -63,14 +37,8 @@ def main(_):
             timing.advancing_milliseconds(*prepared, calls=5, repeats=3)
             for prepared in (with_kernels, without)
         )
-        patterns = [p for group in passes(TrainConfig(), recurrence) for p in group.values()]
-        flops = step_flops(config, patterns, length, batch_size)
+        floor, more = figures(config, batch_size, length, recurrence, ours)
         shape = (batch_size, length)
-        more = {
-            "tokens_per_s": 1e3 * batch_size * length / ours,
-            "mfu": flops / (1e-3 * ours * peak),
-        }
-        floor = 1e3 * flops / peak
         rows.append(timing.row("train_step", case, shape, ours, floor, "xla", plain, **more))
     timing.finish(rows, {"peak_flops": peak}, _TARGET.value)
 
