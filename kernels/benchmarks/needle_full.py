@@ -106,7 +106,7 @@ class Bench:
         )
         memory = (config.memory or MemoryConfig()) if _MEMORY.value else None
         self.config = with_memory(config, memory)
-        seconds, self.model = timed(lambda: random_model(self.config))
+        seconds, self.model = timed(lambda: random_model(self.config).apart())
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.model))
         print(f"weights: {size / 2**30:.1f} GiB, made in {seconds:.0f} s", flush=True)
         prompt = _CONTEXT.value - _NEW.value

@@ -5,7 +5,9 @@ stacked along each array's first axis. Optimizers, checkpoints and converters sp
 it says nothing of Flax, so none of them has to.
 """
 
+import collections
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -96,10 +98,13 @@ def in_compute_dtype(model: Decoder) -> Decoder:
 def checksum(model: Decoder) -> str:
     """Tells trained models apart: each parameter's bits summed modulo 2^32, in hexadecimal.
 
-    Integer sums do not depend on the order, so every device finds the same.
+    Integer sums do not depend on the order, so every device finds the same, and so does a model
+    whose layers are not stacked.
     """
-    sums = _bit_sums(to_parameters(model))
-    return " ".join(f"{int(sums[name]):08x}" for name in sorted(sums))
+    sums: dict[str, int] = collections.defaultdict(int)
+    for name, total in _bit_sums(to_parameters(model)).items():
+        sums[re.sub(r"^blocks/\d+/", "blocks/", name)] += int(total)
+    return " ".join(f"{sums[name] % 2**32:08x}" for name in sorted(sums))
 
 
 @jax.jit
