@@ -21,5 +21,5 @@ OLMO2_1B = dataclasses.replace(
     preset("olmo2_1b"), dtype="bfloat16", remat="save_products", unroll=16, memory=MemoryConfig()
 )
 OLMO2_7B = dataclasses.replace(
-    preset("olmo2_7b"), dtype="bfloat16", remat="save_products", memory=MemoryConfig()
+    preset("olmo2_7b"), dtype="bfloat16", remat="save_products", unroll=8, memory=MemoryConfig()
 )

@@ -7,6 +7,7 @@ the peak it reaches.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import models
@@ -30,7 +31,7 @@ CASES = {
     "olmo2_1b-attention": (dataclasses.replace(models.OLMO2_1B, memory=None), 4, 1, "off", True),
     "olmo2_7b": (models.OLMO2_7B, 2, 1, "off", False),
     "olmo2_7b-attention": (dataclasses.replace(models.OLMO2_7B, memory=None), 2, 1, "off", False),
-    "olmo2_7b-two_step": (models.OLMO2_7B, 2, 1, "two_step", False),
+    "olmo2_7b-two_step": (models.OLMO2_7B, 1, 1, "two_step", False),
 }
 
 _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time.")
@@ -63,8 +64,8 @@ def milliseconds(config, per_device, microbatches, recurrence, devices) -> float
     return ms
 
 
-def main(_):
-    rows = []
+def measure() -> Iterator[dict]:
+    """The rows of the cases asked for."""
     devices = jax.device_count()
     for case in _CASES.value:
         config, per_device, microbatches, recurrence, alone = CASES[case]
@@ -85,9 +86,17 @@ def main(_):
             "unroll": config.unroll,
         }
         shape = (per_device * devices, LENGTH)
-        rows.append(timing.row("train_devices", case, shape, ms, floor, *peer, **more))
-        print(rows[-1], flush=True)
-    timing.finish(rows, {}, _TARGET.value)
+        yield timing.row("train_devices", case, shape, ms, floor, *peer, **more)
+
+
+def main(_):
+    rows = []
+    try:
+        for row in measure():
+            rows.append(row)
+            print(row, flush=True)
+    finally:  # what was measured stays, whatever stops the rest
+        timing.finish(rows, {}, _TARGET.value)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from ratjax.train.flops import peak_flops
 CASES = {
     "study-32x1024": (models.STUDY, 32, 1024, "off"),
     "olmo2_1b-4x4096": (models.OLMO2_1B, 4, 4096, "off"),
-    "olmo2_1b-8x4096": (models.OLMO2_1B, 8, 4096, "off"),
 }
 
 _CASES = flags.DEFINE_multi_enum("case", list(CASES), list(CASES), "What to time.")
