@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 from ratjax.needle import report
+from ratjax.needle.report import compare, figures
 from ratjax.needle.report.content import Content, collect
 from ratjax.needle.report.page import page
 from tests.needle_report import chromium, synthetic
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Fewer bootstrap draws and coarser figures: what a report says of them is tested, and how
+    well they estimate in test_statistics.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "DRAWS", 1000)
+        patch.setattr(figures, "_RESOLUTION", 50)
+        yield
 
 
 @pytest.fixture(scope="session")

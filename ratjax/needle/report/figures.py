@@ -20,6 +20,7 @@ _COLOURS = ("#c95400", "#0068aa", "#008060", "#a03e7e")
 _MARKERS = ("o", "s", "^", "D")
 _QUIET, _RULE, _GHOST = "#5a626d", "#dddfdc", "#9aa0a6"
 _RESOLUTION = 160
+_PALE = 0.5
 
 
 def draw_figures(content: Content, folder: Path) -> list[str]:
@@ -75,10 +76,11 @@ def _grid(
         line[0].set_ylabel(row[0][0].label if len(rows) > 1 else "strict score", fontsize=9)
     shown = [panel for row in rows for _, panel, _ in row]
     figure.suptitle(title, fontsize=10)
+    handles = _handles(shown, places, checkpoints)
     figure.legend(
-        handles=_handles(shown, places, checkpoints),
+        handles=handles,
         loc="lower center",
-        ncols=4,
+        ncols=len(handles) if len(handles) <= size[0] / 1.7 else 3,
         fontsize=8,
         frameon=False,
     )
@@ -112,15 +114,17 @@ def _curve(ax: Axes, curve: Curve, place: int) -> None:
     if curve.checkpoints is not None:
         ax.plot(x, y, color=_GHOST, lw=0.8, ls=":", marker=_MARKERS[place], ms=3, mfc="white")
         return
-    style = "-" if curve.selector == "original" else "--"
+    # Other selectors are paler too: at a single budget there is no line to be dashed.
+    style, alpha = ("-", 1.0) if curve.selector == "original" else ("--", _PALE)
     face = "white" if place == 0 else _COLOURS[place]
     low, high = [s.low for s in scores], [s.high for s in scores]
     colour = _COLOURS[place]
     if len(x) > 1:
-        ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
+        ax.fill_between(x, low, high, color=colour, alpha=0.13 * alpha, lw=0)
     else:
-        ax.vlines(x, low, high, color=colour, lw=1.2)
-    ax.plot(x, y, color=colour, lw=1.6, ls=style, marker=_MARKERS[place], ms=4.5, mfc=face)
+        ax.vlines(x, low, high, color=colour, lw=1.2, alpha=alpha)
+    marks = {"marker": _MARKERS[place], "ms": 4.5, "mfc": face}
+    ax.plot(x, y, color=colour, lw=1.6, ls=style, alpha=alpha, **marks)
 
 
 def _handles(panels: Sequence[Panel], places: Mapping[str, int], checkpoints: str) -> list[Line2D]:
@@ -134,8 +138,9 @@ def _handles(panels: Sequence[Panel], places: Mapping[str, int], checkpoints: st
         handles.append(Line2D([], [], color=_QUIET, ls=":", label="dense"))
     for selector in dict.fromkeys(curve.selector for curve in curves):
         if selector != "original":
+            name = f"{labels.selector_name(selector)} (pale)"
             handles.append(
-                Line2D([], [], color=_QUIET, ls="--", label=labels.selector_name(selector))
+                Line2D([], [], color=_QUIET, ls="--", marker="o", alpha=_PALE, label=name)
             )
     if any(curve.checkpoints == checkpoints for curve in curves):
         name = f"paper, {paper.CHECKPOINTS[checkpoints]}, {paper.CONTEXT_LENGTH} tokens"

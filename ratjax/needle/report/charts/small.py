@@ -17,7 +17,8 @@ def swatch(position: int | str | None, style: str = "curve", marked: bool = True
     place = position if isinstance(position, int) else 0
     name = f"b{place % 4}" if isinstance(position, int) else position or "ghost"
     stroke = line(1, 8, 29, 8, f"{style} {name}")
-    mark = marker(15, 8, place, name) if marked else ""
+    faded = f"{name} dashed" if "dashed" in style else name
+    mark = marker(15, 8, place, faded) if marked else ""
     return el("svg", stroke, mark, class_="swatch", viewBox="0 0 30 16", aria_hidden="true")
 
 

@@ -58,7 +58,7 @@ def _row(content: Content, group: Group, cell: Cell, comparisons: Sequence[Compa
     if len(content.groups) > 1:
         parts.append(el("td", group_label(group), data_value=group.context_length))
     parts += [
-        el("td", group.method_name(setting)),
+        el("td", group.method_name(setting), class_="method"),
         el("td", labels.budget(setting.budget), data_value=setting.fraction),
         el("td", labels.task(cell.task), title=cell.task),
         el("td", cell.backbone),

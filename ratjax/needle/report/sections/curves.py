@@ -67,7 +67,9 @@ def _legend(content: Content) -> Markup:
     ]
     for selector in selectors(r.setting for r in content.results):
         if selector != "original":
-            items.append((swatch(0, "curve dashed"), f"dashed: {labels.selector_name(selector)}"))
+            items.append(
+                (swatch(0, "curve dashed"), f"dashed and pale: {labels.selector_name(selector)}")
+            )
     items.append((swatch(None), "the paper's (same marks, grey)"))
     entries = [el("li", image, text) for image, text in items]
     return el("ul", *entries, class_="legend")
