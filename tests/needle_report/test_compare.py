@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ratjax.needle.report.compare import compare, dense_gap
+from ratjax.needle.report.comparisons import comparisons_document
+from ratjax.needle.report.content import collect
 from ratjax.needle.report.grid import groups
 from ratjax.needle.report.load import load_runs, merge_results
 from ratjax.needle.report.pairing import independent
@@ -154,6 +156,29 @@ def test_seeds_are_a_random_effect(tmp_path):
     assert mcnemar_exact(fickle.only_baseline, fickle.only_other) < 0.001
     assert fickle.p == fickle.over_seeds.p > 0.05
     assert steady.over_seeds.detectable() < fickle.over_seeds.detectable()
+
+
+def test_the_memory_faces_its_control_too(tmp_path):
+    scores = _scores()
+    scores |= {("control", *key[1:]): value for key, value in scores.items() if "memory" in key}
+    _, comparisons = _compare(_write(tmp_path / "r", scores))
+    pairs = [(comparison.baseline, comparison.other) for comparison in comparisons]
+    assert pairs == [("attention", "memory"), ("attention", "control"), ("control", "memory")]
+    # The control answers as the memory does: all that memory gains over attention was training.
+    assert {d.points for d in comparisons[2].cells.values()} == {0}
+    assert not any(d.significant for d in comparisons[2].cells.values())
+
+
+def test_comparisons_are_plain_json(tmp_path):
+    """Seeds that agree on every prompt have infinitely many degrees of freedom."""
+    folder = _write(tmp_path / "r", _seeded((10, 10)))
+    asked = ({"prompt": f"{TASKS[0]} {i}", "input": "?", "outputs": ["1"]} for i in range(40))
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    document = comparisons_document(collect([folder]))
+    rows = json.loads(json.dumps(document, allow_nan=False))["comparisons"]
+    (cell,) = (row for row in rows if row["task"] is not None)
+    assert cell["seeds"] == 2 and cell["over_seeds"]["mean"] == 25
+    assert cell["over_seeds"]["freedom"] is None and cell["significant"]
 
 
 def test_selector_seeds_of_one_training_are_no_trainings():

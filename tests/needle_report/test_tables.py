@@ -116,7 +116,7 @@ def test_latex_has_every_table_whole(paper_content):
     for opening in ("table", "tabular"):
         assert text.count(rf"\begin{{{opening}}}") == text.count(rf"\end{{{opening}}}") == 5
     assert re.findall(r"\\label\{tab:([\w-]+)\}", text) == [
-        *("means", "tasks", "differences-memory", "selectors", "cost")
+        *("means", "tasks", "differences-memory-attention", "selectors", "cost")
     ]
     for body in re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.S):
         columns = len(re.match(r"\\begin\{tabular\}\{([lr]+)\}", body).group(1))

@@ -13,6 +13,7 @@ from ratjax.needle.statistics import Estimate, holm, mcnemar_exact, paired_boots
 
 ALPHA = 0.05
 DRAWS = 10_000
+MEMORY = "memory"
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,16 @@ class Comparison:
 
 
 def compare(group: Group, predictions: Predictions) -> tuple[Comparison, ...]:
-    """Compares every further backbone of the group with its first; none if there is one alone."""
-    baseline, *others = group.backbones
-    return tuple(_compare(group, baseline, other, predictions) for other in others)
+    """Compares the group's backbones in pairs; none if there is one alone.
+
+    Every further backbone faces the first. The memory faces every other one too: what it gains
+    over untouched attention, a control that was trained alike may gain as well.
+    """
+    first, *others = group.backbones
+    pairs = [(first, other) for other in others]
+    if MEMORY in others:
+        pairs += [(other, MEMORY) for other in others if other != MEMORY]
+    return tuple(_compare(group, *sides, predictions) for sides in pairs)
 
 
 def _compare(group: Group, baseline: str, other: str, predictions: Predictions) -> Comparison:

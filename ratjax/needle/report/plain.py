@@ -137,7 +137,8 @@ def _differences(comparison: Comparison) -> PlainTable:
         else "Not tested: there are no predictions of both on the same prompts."
     )
     columns = ("Setting", *map(labels.task, group.tasks))
-    return PlainTable(f"differences-{comparison.other}", title, columns, tuple(rows), 1, note)
+    key = f"differences-{comparison.other}-{comparison.baseline}"
+    return PlainTable(key, title, columns, tuple(rows), 1, note)
 
 
 def _marked(difference: Difference | None) -> Text:

@@ -51,7 +51,8 @@ def cells(content: Content) -> Markup:
 def _row(content: Content, group: Group, cell: Cell, comparisons: Sequence[Comparison]) -> Markup:
     setting = cell.setting
     strict = cell.strict
-    tested = (c.cells.get((setting, cell.task)) for c in comparisons if c.other == cell.backbone)
+    first = [c for c in comparisons if (c.baseline, c.other) == (group.backbones[0], cell.backbone)]
+    tested = (comparison.cells.get((setting, cell.task)) for comparison in first)
     star = el("b", "".join(mark(d) for d in tested if d is not None), class_="star")
     replicates = f" {labels.TIMES} {len(cell.results)} seeds" if len(cell.results) > 1 else ""
     parts: list[Child] = []

@@ -5,7 +5,7 @@ from ratjax.needle.report.charts.small import dumbbell, swatch
 from ratjax.needle.report.compare import Comparison, Difference, dense_gap
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Group
-from ratjax.needle.report.markup import Child, Markup, el, join
+from ratjax.needle.report.markup import Child, Markup, el
 from ratjax.needle.report.records import Setting
 from ratjax.needle.report.sections.common import (
     group_heading,
@@ -31,11 +31,8 @@ def _table(content: Content, group: Group, comparisons: tuple[Comparison, ...]) 
     columns: list[Child] = ["Method", "Budget", "Keeps"]
     columns += [el("span", swatch(places[b]), b, data_swatch=b) for b in group.backbones]
     for comparison in comparisons:
-        against = f" minus {comparison.baseline}"
-        columns += [
-            join([comparison.other, against, " [95 %]"]),
-            "net of the dense gap [95 %]",
-        ]
+        columns.append(f"{comparison.other} minus {comparison.baseline} [95 %]")
+        columns += ["net of the dense gap [95 %]"] if len(comparisons) == 1 else []
     columns.append("0 to 100")
     rows = [_row(group, s, comparisons, places) for s in _shown(group)]
     table = el("table", head(columns), el("tbody", *rows), class_="headline")
@@ -67,7 +64,8 @@ def _row(
         cells.append(number_cell(shown, " ", loss, class_="score"))
     for comparison in comparisons:
         difference = comparison.averages.get(setting)
-        cells += [_difference(difference), _net(difference)]
+        cells.append(_difference(difference))
+        cells += [_net(difference)] if len(comparisons) == 1 else []
     known = [(b, score.mean) for b, score in scores if score is not None]
     cells.append(el("td", dumbbell(known, places), class_="picture"))
     return el("tr", *cells, class_="reference" if setting.is_dense else None)
@@ -123,6 +121,6 @@ def _explanation(content: Content) -> Markup:
         text += (
             "Differences are paired: both backbones answer the same prompts, and the interval "
             f"{how}; bold where it leaves out zero (each row judged by itself). "
-            "The net difference takes away the difference of the dense scores."
+            "Net: less the difference of the dense scores."
         )
     return note(text)
