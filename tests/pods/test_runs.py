@@ -84,7 +84,7 @@ def calls(cloud):
     return [verb for verb, _ in itertools.groupby(given) if verb in ("create", "delete", "scp")]
 
 
-def until(session, *wanted, seconds=20.0):
+def until(session, *wanted, seconds=60.0):
     """Waits for an outcome."""
     end = time.monotonic() + seconds
     while (found := outcome(session.statuses(), HOSTS)) not in wanted:
@@ -316,7 +316,7 @@ def test_a_second_start_is_refused(cloud, made, pods):
 def test_following_ends_with_the_program(cloud, made):
     session = made("print('one', flush=True); time.sleep(0.5); print('two')")
     bring_up(session, LIMITS)
-    words = ("timeout", "20", "bash", "ratjax/host.sh", "tail", "10")
+    words = ("timeout", "60", "bash", "ratjax/host.sh", "tail", "10")
     done = session.executor.run(gcloud.on_hosts(session.pod, words))
     assert [f"t1v-{h} | {word}" for h in range(HOSTS) for word in ("one", "two")] == [
         line for line in done.out.splitlines() if " | " in line
@@ -330,7 +330,7 @@ def test_logs_are_copied_to_the_bucket(cloud, made):
     session = made("print('trained')", logs="gs://b/run/logs")
     assert babysit(session, LIMITS) == "finished"
     for host in range(HOSTS):
-        copy, end = cloud / f"bucket-t1v-{host}.log", time.monotonic() + 10
+        copy, end = cloud / f"bucket-t1v-{host}.log", time.monotonic() + 30
         while not copy.exists() and time.monotonic() < end:
             time.sleep(0.05)
         assert copy.read_text() == "trained\n"
