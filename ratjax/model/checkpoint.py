@@ -162,8 +162,13 @@ def check_tokenizer(path: Folder, config: ModelConfig) -> None:
 def steps(folder: Folder) -> list[int]:
     """The steps that a model folder has checkpoints of, oldest first."""
     root = folder / CHECKPOINTS
-    names = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(int(e.name) for e in found if e.name.isdecimal() and e.is_dir() and _whole(e))
+
+
+def _whole(checkpoint: Folder) -> bool:
+    """Whether Orbax came to the end of it, where it renames a folder, and marks one in a bucket."""
+    return not is_remote(checkpoint) or (checkpoint / "commit_success.txt").exists()
 
 
 def newest_step(folder: Folder) -> int:

@@ -28,6 +28,7 @@ _BUCKET_WORDS = (
     "UNAUTHENTICATED",
     "NOT_FOUND: Bucket",
     "HttpError",
+    "Forbidden: ",
     "The specified bucket does not exist",
     "Could not automatically determine credentials",
 )
@@ -75,7 +76,7 @@ def storage_problem(error: BaseException) -> str | None:
             return f"the disk is full ({_short(said)}); free some space, or lower train.keep"
         # Errors of XLA are about devices, whatever they say.
         if type(link).__name__ != "JaxRuntimeError" and any(w in said for w in _BUCKET_WORDS):
-            return f"the bucket does not answer ({_short(said)}); see that it can be written to"
+            return f"the bucket does not answer, or refuses ({_short(said)})"
         if getattr(link, "errno", None) in _REFUSED:
             return f"the storage refuses ({_short(said)})"
     return None

@@ -20,7 +20,7 @@ from ratjax.train.gates import make_gate_lengths
 from ratjax.train.guard import forget_losses
 from ratjax.train.held_out import HeldOut
 from ratjax.train.logs import Logs
-from ratjax.train.metrics import METRICS, MeanLoss, fetch, open_recorder
+from ratjax.train.metrics import METRICS, MeanLoss, fetch, is_logged, open_recorder
 from ratjax.train.state import abstract_state, fresh_state, place_batch
 from ratjax.train.step import make_train_step
 from ratjax.train.stopping import check_step, stop_signal
@@ -71,6 +71,7 @@ def train(
         enter = stack.enter_context
         closing = lambda resource: enter(contextlib.closing(resource))  # noqa: E731
         watch = enter(Watch(train.watchdog, train.watchdog_exit))
+        enter(storage_errors(workdir, watch))
         batches = Batches(spans, train.seed, config.vocab_size)
         signature = signature_of(config, train, batches)
         held_out = HeldOut(config, train, spans, mesh) if train.held_out else None
@@ -105,7 +106,6 @@ def train(
                 recorder.record(step, span, metrics, most_targets)
                 logs.copy()
 
-        enter(storage_errors(workdir, watch))
         stop = enter(stop_signal(train.grace_seconds))  # until the last checkpoint is on disk
         logs = closing(Logs(workdir, (METRICS,)))
         devices = 1 if mesh is None else mesh.size
@@ -128,7 +128,7 @@ def train(
                 watch.enter(phase)
                 trace.before(step)
                 gates = {}
-                if gate_lengths and recorder.due(step):
+                if gate_lengths and is_logged(step, total, train):
                     gates["gate_lengths"] = gate_lengths(state.parameters, batch)
                 state, metrics = train_step(state, batch, recurrence, most_targets)
                 watch.enter("step")

@@ -47,6 +47,11 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
     write_file(path, "".join(kept))
 
 
+def is_logged(step: int, total: int, train: TrainConfig) -> bool:
+    """Whether a step's metrics are to be logged; the same in every process."""
+    return step % train.log_every == 0 or step == total
+
+
 class MeanLoss:
     """The mean of the finite losses since it was last taken."""
 
@@ -68,9 +73,6 @@ class Silent:
 
     def record(self, *_) -> None:
         pass
-
-    def due(self, step: int) -> bool:
-        return False
 
     def close(self) -> None:
         pass
@@ -131,10 +133,6 @@ class Recorder:
         self.began = self.waited = self.aside = self.tokens = self.flops = 0
         self.costs: dict[int, float] = {}
 
-    def due(self, step: int) -> bool:
-        """Whether a step is to be logged."""
-        return step % self.train.log_every == 0 or step == self.total
-
     def record(
         self, step: int, span: Span, metrics: Values, most_targets: int | None = None
     ) -> None:
@@ -144,7 +142,7 @@ class Recorder:
         """
         self.tokens += span.stage.tokens_per_step
         self.flops += self._step_flops(span, most_targets)
-        wanted = self.late or self.due(step) or "loss_held_out" in metrics
+        wanted = self.late or is_logged(step, self.total, self.train) or "loss_held_out" in metrics
         self.late = wanted and not all(map(_finite, metrics.values()))
         if wanted and not self.late:
             self._log(step, span, metrics)

@@ -28,7 +28,7 @@ def test_a_full_disk(error):
 
 @pytest.mark.parametrize("error", UNREACHABLE)
 def test_a_bucket_that_does_not_answer(error):
-    assert storage_problem(error).startswith("the bucket does not answer (")
+    assert storage_problem(error).startswith("the bucket does not answer, or refuses (")
 
 
 def test_a_disk_that_fails():
