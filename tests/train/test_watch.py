@@ -52,6 +52,7 @@ def test_it_ends_the_process_with_a_status_of_its_own_after_the_second_limit(cap
     assert statuses == [STATUS]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_really_ends():
     program = (
         "import time; from ratjax.train.watch import Watch\n"
