@@ -127,9 +127,10 @@ class NeedleConfig:
       files: prompts to evaluate in place of drawn ones, as RULER writes them: a JSONL file, a
         folder of them, or a pattern such as "ruler/*/validation.jsonl". `seed` and `essays` then
         mean nothing, and of `tasks` those are run that the files have.
-      batch_size: prompts decoded together. Changes speed, not results.
+      batch_size: prompts decoded together. Changes speed, not results. On a mesh: by each of the
+        mesh.data * mesh.fsdp parts that a batch is cut into.
       prefill_batch: prompts read together, a part of a batch at a time, where a device could not
-        hold more; divides batch_size. 0 reads a whole batch at once.
+        hold more; divides batch_size. 0 reads a whole batch at once. On a mesh likewise.
       dtype: the compute dtype, in which weights are held too; "" takes the checkpoint's own.
       dense: whether the dense row is evaluated.
       methods: any of quest, moba, snapkv.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Int, Int32
 from ratjax.errors import InputError
 from ratjax.model.state import DecodeState
 from ratjax.shapes import Lengths, PromptKeys
+from ratjax.sharding import constrain
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Patterns, Reads
 
@@ -143,8 +144,9 @@ def decode(
     Returns:
       (tokens, entries read while decoding, the state behind the last token).
     """
-    out = jnp.broadcast_to(stop, (len(first), max_new_tokens)).at[:, 0].set(first)
-    zeros = jnp.zeros(len(first), jnp.float32)
+    places = jnp.arange(max_new_tokens)
+    out = jnp.where(places == 0, first[:, None], stop)
+    zeros = constrain(jnp.zeros(len(first), jnp.float32), "batch")
 
     def unfinished(carry):
         step, token, *_ = carry
@@ -158,7 +160,7 @@ def decode(
         reads = jax.tree.map(
             lambda total, new: total + jnp.where(running, new, 0), reads, step_reads
         )
-        return step + 1, token, out.at[:, step].set(token), state, reads
+        return step + 1, token, jnp.where(places == step, token[:, None], out), state, reads
 
     initial = (jnp.int32(1), first, out, state, Reads(zeros, zeros))
     _, _, out, state, reads = jax.lax.while_loop(unfinished, advance, initial)

@@ -3,21 +3,25 @@
 The cache of a batch of long prompts is most of a device's memory, so there is one of it. Prompts
 are prefilled a few at a time into their rows of it; patterns that keep whole prompts decode in it,
 behind the prompts, and it is rewound for the next by its lengths alone. Nothing large is copied.
+
+On a mesh every device has its own prompts and heads throughout; answers are whole on all of them.
 """
 
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from ratjax.model.decoder import Decoder
 from ratjax.model.generation import decode, greedy
 from ratjax.model.state import DecodeState
+from ratjax.model.storage import discard, reuse, shapes_of, whole
 from ratjax.shapes import Lengths, PromptKeys, Tokens
+from ratjax.sharding import active_mesh, constrain, serve_by_heads, sizes_of
 from ratjax.sparsity.cache import PromptCache
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Cache, Pattern, Reads
@@ -96,25 +100,21 @@ def prefill(
     if rows == batch:
         discard(storage)
         return _prefill(model, tokens, lengths, keys, pattern, new_tokens)
+    mesh = active_mesh()
+    devices = 1 if mesh is None else sizes_of(mesh).batch_shards
+    if rows % devices:
+        raise ValueError(f"rows={rows} is no multiple of the {devices} parts of the batch")
     storage = reserve(model, batch, tokens.shape[1], pattern, new_tokens, storage)
     parts = []
-    for start in range(0, batch, rows):
-        some = slice(start, start + rows)
+    # A step reads prompts of every device: the next ones of those that are its own.
+    for step in np.arange(batch).reshape(devices, -1, rows // devices).swapaxes(0, 1):
+        some, start = step.ravel(), jnp.int32(step[0, 0])
         part = _prefill_rows(
-            model, storage, tokens[some], lengths[some], keys[some], jnp.int32(start),
-            pattern, new_tokens,
-        )  # fmt: skip
+            model, storage, tokens[some], lengths[some], keys[some], start, pattern, new_tokens
+        )
         storage = part.cache
         parts.append(dataclasses.replace(part, cache=None))
-    layered = ("queries", "memories")  # batch is their second axis
-
-    def joined(name: str):
-        axis = 1 if name in layered else 0
-        values = [getattr(part, name) for part in parts]
-        return jax.tree.map(lambda *found: jnp.concatenate(found, axis), *values)
-
-    names = [f.name for f in dataclasses.fields(Prefilled) if f.name != "cache"]
-    return Prefilled(cache=storage, **{name: joined(name) for name in names})
+    return dataclasses.replace(_joined(parts), cache=storage)
 
 
 def answer(
@@ -185,27 +185,8 @@ def reserve(
     lengths = jax.ShapeDtypeStruct((batch,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((batch, width), jnp.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    structure = None
-
-    def leaves(*args):
-        nonlocal structure
-        cache = _prefill(*args, pattern, new_tokens).cache
-        structure = jax.tree.structure(cache)
-        return jax.tree.leaves(cache)
-
-    wanted = [(a.shape, a.dtype) for a in jax.eval_shape(leaves, model, tokens, lengths, keys)]
-    held = jax.tree.leaves(storage)
-    fits = jax.tree.structure(storage) == structure
-    if fits and [(a.shape, a.dtype) for a in held] == wanted:
-        return storage
-    discard(storage)
-    return jax.tree.unflatten(structure, [jnp.zeros(*each) for each in wanted])
-
-
-def discard(cache: Cache | None) -> None:
-    """Frees a cache's memory now, whoever still refers to it."""
-    for array in jax.tree.leaves(cache):
-        array.delete()
+    cache = lambda *prompts: _prefill(*prompts, pattern, new_tokens).cache  # noqa: E731
+    return reuse(storage, *shapes_of(cache, model, tokens, lengths, keys))
 
 
 @partial(jax.jit, static_argnames=("pattern", "new_tokens"))
@@ -222,6 +203,7 @@ def _prefill(
     queries = None
     if isinstance(cache, PromptCache):
         cache, queries = cache.cache, cache.queries
+    reads = jax.tree.map(whole, reads)
     return Prefilled(
         cache, queries, state.memories, greedy(logits), state.positions, state.last_token, reads
     )
@@ -239,8 +221,29 @@ def _prefill_rows(
     new_tokens: int,
 ) -> Prefilled:
     part = _prefill(model, tokens, lengths, keys, pattern, new_tokens)
-    place = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
-    return dataclasses.replace(part, cache=jax.tree.map(place, storage, part.cache))
+
+    def place(caches: tuple, start: Int32[Array, ""]) -> tuple:
+        into = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+        return jax.tree.map(into, *caches), ()
+
+    cache, _ = serve_by_heads(place, (storage, part.cache), start)
+    return dataclasses.replace(part, cache=cache)
+
+
+@jax.jit
+def _joined(parts: list[Prefilled]) -> Prefilled:
+    """The parts of a batch, without their caches, as one."""
+    stacks = [(one.queries, one.memories) for one in parts]
+    others = [(one.first, one.positions, one.last_token, one.reads) for one in parts]
+
+    def join(stacks: list, others: list) -> tuple:
+        return tuple(
+            jax.tree.map(lambda *found, axis=axis: jnp.concatenate(found, axis), *values)
+            for values, axis in ((stacks, 1), (others, 0))
+        )
+
+    (queries, memories), (*rest, reads) = serve_by_heads(join, stacks, others)
+    return Prefilled(None, queries, memories, *rest, jax.tree.map(whole, reads))
 
 
 def _apart(prefilled: Prefilled, pattern: Pattern) -> tuple[Cache, Prefilled]:
@@ -249,10 +252,22 @@ def _apart(prefilled: Prefilled, pattern: Pattern) -> tuple[Cache, Prefilled]:
     return prefilled.cache, dataclasses.replace(prefilled, cache=None, queries=queries)
 
 
-def _adopt(cache: Cache, prefilled: Prefilled, pattern: Pattern, *rest: Any) -> Cache:
+def _adopt(
+    cache: Cache,
+    prefilled: Prefilled,
+    pattern: Pattern,
+    new_tokens: int,
+    keys: PromptKeys,
+    golden: Int32[Array, "B N"] | None,
+) -> Cache:
     """The pattern's own cache, from the prompts' raw keys and values too where it uses them."""
     states_alone = isinstance(cache, BothCaches) and not pattern.uses_raw
-    return pattern.adopt(cache.states if states_alone else cache, prefilled.queries, *rest)
+
+    def adopt(prompts: tuple, keys: PromptKeys, golden: Int32[Array, "B N"] | None) -> tuple:
+        return pattern.adopt(*prompts, new_tokens, keys, golden), ()
+
+    prompts = cache.states if states_alone else cache, prefilled.queries
+    return serve_by_heads(adopt, prompts, keys, golden)[0]
 
 
 def _restore(cache: Cache, used: Cache, pattern: Pattern) -> Cache:
@@ -276,6 +291,7 @@ def _answer(
     adopted = _adopt(cache, prefilled, pattern, new_tokens, keys, golden)
     state = DecodeState((adopted,), prefilled.memories, prefilled.positions, prefilled.last_token)
     tokens, reads, state = decode(model, prefilled.first, state, keys, stop, new_tokens, pattern)
+    tokens, reads = jax.tree.map(whole, (tokens, reads))
     return tokens, reads, _restore(cache, state.caches[0], pattern)
 
 
@@ -292,16 +308,19 @@ def _watch(
 ) -> tuple[Bool[Array, "L B H"], Cache]:
     adopted = _adopt(cache, prefilled, pattern, new_tokens, keys, needed)
     layers, batch = model.config.num_layers, len(answers)
+    answers, needed = (constrain(a, "batch", None) for a in (answers, needed))
+    prompt = constrain(prefilled.positions, "batch")
     by_layer = lambda a: jnp.broadcast_to(a, (layers, *a.shape))  # noqa: E731
     # A step reads one token and gives the next: the first step needs what the second stands at.
-    watched = WatchedCache(adopted, by_layer(needed[:, 1:]), by_layer(prefilled.positions))
+    watched = WatchedCache(adopted, by_layer(needed[:, 1:]), by_layer(prompt))
     state = DecodeState((watched,), prefilled.memories, prefilled.positions, prefilled.last_token)
     all_hit = jnp.ones((layers, batch, model.config.num_heads), bool)
+    all_hit = constrain(all_hit, "layers", "batch", "heads")
 
     def advance(carry, token):
         state, hits = carry
         _, state, reads = model.decode(token[:, None], state, Watched(pattern), keys)
-        return (state, hits & reads.hits), None
+        return (state, hits & reads.hits[..., 0]), None
 
     (state, hits), _ = jax.lax.scan(advance, (state, all_hit), answers[:, :-1].T)
-    return hits, _restore(cache, state.caches[0].cache, pattern)
+    return whole(hits), _restore(cache, state.caches[0].cache, pattern)

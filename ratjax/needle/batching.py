@@ -74,21 +74,20 @@ def widths(lengths: Sequence[int]) -> list[int]:
     return found[::-1]
 
 
-def batches(prompts: Sequence[Prompt], size: int, rows: int = 0) -> Iterator[Batch]:
+def batches(prompts: Sequence[Prompt], size: int, rows: int = 1) -> Iterator[Batch]:
     """Batches of at most `size` prompts, short ones first; those of one width have one shape.
 
     Args:
       prompts: in any order.
       size: the most prompts a batch.
-      rows: a batch is a multiple of this; 0 for any number.
+      rows: a batch is a multiple of this.
     """
     ordered = sorted(prompts, key=lambda p: (len(p.tokens), p.number))
     by_width: dict[int, list[Prompt]] = {}
     for prompt, width in zip(ordered, widths([len(p.tokens) for p in ordered]), strict=True):
         by_width.setdefault(width, []).append(prompt)
     for width, alike in by_width.items():
-        full = min(size, len(alike))
-        full = -(-full // rows) * rows if rows else full
+        full = -(-min(size, len(alike)) // rows) * rows
         for start in range(0, len(alike), full):
             yield _batch(alike[start : start + full], width, full)
 

@@ -13,6 +13,7 @@ from io import TextIOBase
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from ratjax.config.needle import NeedleConfig, Setting
@@ -26,10 +27,11 @@ from ratjax.needle.drawing import draw_prompts, row_of
 from ratjax.needle.encoding import fingerprint
 from ratjax.needle.essays import load_essays
 from ratjax.needle.files import read_prompts
-from ratjax.needle.journal import Journal, Line
+from ratjax.needle.journal import Journal, Line, in_first_process
 from ratjax.needle.progress import Progress
-from ratjax.needle.runner import Answers, Runner, groups
+from ratjax.needle.runner import Answers, Runner, groups, parts
 from ratjax.needle.settings import identity
+from ratjax.sharding import on_mesh
 
 Say = Callable[[str], None]
 Found = dict[tuple[int, int], Line]  # by setting and prompt number
@@ -140,11 +142,12 @@ def evaluate(
     journal: Journal | None = None,
     say: Say = lambda _: None,
     stream: TextIOBase | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Evaluates one backbone under every setting of `config`.
 
     Args:
-      model: the backbone.
+      model: the backbone, on the mesh where there is one.
       tokenizer: its own.
       config: tasks, lengths and settings.
       samples: prompts a task.
@@ -153,13 +156,15 @@ def evaluate(
         again. None keeps them in memory alone.
       say: called with one line a setting at the end.
       stream: where progress is shown; standard error by default.
+      mesh: the devices to spread it over, those of other processes too: each calls this function,
+        only the first with a journal, and all return the same but for times.
 
     Raises:
       InputError: see `build_prompts` and `Journal.begin`.
     """
     prompts = build_prompts(config, samples, tokenizer)
     settings = config.settings()
-    lines = _run(model, tokenizer, config, prompts, samples, labels, journal, stream)
+    lines = _run(model, tokenizer, config, prompts, samples, labels, journal, stream, mesh)
     found: Found = {(line["setting"], line["prompt"]): line for line in lines if "prompt" in line}
     results, predictions, timing, hit_rates = [], [], [], []
     for place, setting in enumerate(settings):
@@ -194,28 +199,35 @@ def _run(
     labels: dict[str, Any],
     journal: Journal | None,
     stream: TextIOBase | None,
+    mesh: Mesh | None,
 ) -> list[Line]:
     """Answers what the journal does not hold yet; returns all of the backbone's lines."""
     settings, stop = config.settings(), stop_token_of(tokenizer)
-    lines: list[Line] = []
-    if journal is not None:
+    bits = on_mesh(mesh, checksum)(model)  # by all processes
+
+    def earlier() -> list[Line]:
+        if journal is None:
+            return []
         depends_on = {
             "labels": labels,
             "samples": samples,
             "needle": to_json(config),
             "model": to_json(model.config),
-            "parameters": checksum(model),
+            "parameters": bits,
             "tokenizer": fingerprint(tokenizer),
         }
         if config.files:  # whose contents may change while their names stay
             depends_on["prompts"] = [prompt_id(p.row) for p in prompts]
-        lines = journal.begin(labels["backbone"], depends_on)
+        return journal.begin(labels["backbone"], depends_on)
+
+    lines = in_first_process(earlier)
     done = {(line["setting"], line["prompt"]) for line in lines if "prompt" in line}
     longest = max((len(p.answer) for p in prompts), default=0)
-    runner = Runner(model, config, settings, stop, longest)
+    runner = Runner(model, config, settings, stop, longest, mesh)
+    size, rows = (parts(mesh) * n for n in (config.batch_size, config.prefill_batch or 1))
     progress = Progress(labels["backbone"], len(settings) * len(prompts), len(done), stream)
     try:
-        for batch in batches(prompts, config.batch_size, config.prefill_batch):
+        for batch in batches(prompts, size, rows):
             numbers = [p.number for p in batch.prompts]
             for group in groups(settings):
                 wanted = [p for p in group.places if any((p, n) not in done for n in numbers)]

@@ -13,6 +13,10 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from ratjax.config.overrides import changes
 from ratjax.errors import InputError
 
@@ -112,6 +116,30 @@ class Journal:
                 f"{self.path}: its last {len(content) - good} bytes were no whole lines (a run was "
                 "killed while writing) and are dropped; what they held is evaluated again"
             )
+
+
+def in_first_process(read: Callable[[], list[Line]]) -> list[Line]:
+    """What `read` returns in the first process, in all of them: it alone has the journal.
+
+    Raises:
+      InputError: in all of them, where `read` does.
+    """
+    if jax.process_count() == 1:
+        return read()
+    text, error = b"", InputError("the first process cannot go on; it says why")
+    length = 0
+    if jax.process_index() == 0:
+        try:
+            text = json.dumps(read()).encode()
+            length = len(text)
+        except InputError as found:
+            error, length = found, -1
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(length)))
+    if length < 0:
+        raise error
+    content = np.zeros(length, np.uint8)
+    content[: len(text)] = np.frombuffer(text, np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(content).tobytes())
 
 
 def _parse(raw: bytes) -> Line | None:

@@ -3,10 +3,11 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int32
 
 from ratjax.config.needle import NeedleConfig, Setting
@@ -16,8 +17,14 @@ from ratjax.needle.batching import Batch
 from ratjax.needle.hits import WATCHED
 from ratjax.needle.settings import pattern_of
 from ratjax.shapes import PromptKeys
+from ratjax.sharding import on_mesh, sizes_of
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.pattern import Pattern
+
+
+def parts(mesh: Mesh | None) -> int:
+    """How many parts a batch is cut into."""
+    return 1 if mesh is None else sizes_of(mesh).batch_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +80,16 @@ class Answers:
 
 
 class Runner:
-    """Runs batches on the first device.
+    """Runs batches on the first device, or on all of a mesh.
 
     Args:
-      model: the decoder.
+      model: the decoder, on the mesh where there is one.
       config: batch sizes, answer length, and whether hit rates are wanted.
       settings: all of them; answers name them by their places.
       stop: the token that ends an answer.
       answer_tokens: of the longest right answer; for hit rates and steered selections.
+      mesh: devices that share out each batch and the model's heads; every process of theirs
+        runs the same batches and gets all answers.
 
     Attributes:
       programs: what has been compiled so far: (phase, batch shape, pattern).
@@ -93,9 +102,16 @@ class Runner:
         settings: Sequence[Setting],
         stop: int,
         answer_tokens: int = 0,
+        mesh: Mesh | None = None,
     ):
-        self._model, self._settings, self._stop = model, tuple(settings), jnp.int32(stop)
-        self._rows, self._new = config.prefill_batch, config.tokens_to_generate
+        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._put = partial(jax.device_put, device=everywhere)
+        self._keys = on_mesh(mesh, jax.jit(prompt_keys, static_argnames="seed"))
+        self._read, self._answer, self._watch = (
+            on_mesh(mesh, step) for step in (staged.prefill, staged.answer, staged.watch)
+        )
+        self._model, self._settings, self._stop = model, tuple(settings), self._put(np.int32(stop))
+        self._rows, self._new = config.prefill_batch * parts(mesh), config.tokens_to_generate
         self._answer_tokens = min(answer_tokens, self._new)
         self._hit_rates = config.hit_rates
         self._storage = None
@@ -103,7 +119,7 @@ class Runner:
 
     def run(self, batch: Batch, group: Group, wanted: Sequence[int]) -> Iterator[Answers]:
         """Prefills a batch once and answers it under the settings at the places `wanted`."""
-        keys = prompt_keys(batch.numbers, group.seed)
+        keys = self._keys(self._put(batch.numbers), seed=group.seed)
         compiling = self._first("prefill", batch, group.prefill)
         started = time.perf_counter()
         prefilled = self._prefill(batch, group.prefill, keys)
@@ -113,21 +129,19 @@ class Runner:
                 setting = self._settings[place]
                 pattern = pattern_of(setting)
                 first = self._first("decode", batch, pattern.decodes_as)
-                keys = prompt_keys(batch.numbers, setting.selector_seed)
-                answers, needed = map(jnp.asarray, batch.targets(self._answer_tokens))
+                keys = self._keys(self._put(batch.numbers), seed=setting.selector_seed)
+                answers, needed = map(self._put, batch.targets(self._answer_tokens))
                 golden = needed if setting.golden else None
                 started = time.perf_counter()
-                tokens, reads, prefilled = staged.answer(
+                tokens, reads, prefilled = self._answer(
                     self._model, prefilled, keys, self._stop, pattern, self._new, golden
                 )
                 tokens = np.asarray(tokens)
                 decode_seconds = time.perf_counter() - started
-                entries = np.stack(
-                    [prefilled.reads.read, prefilled.reads.visible, reads.read, reads.visible], 1
-                )
+                entries = np.stack([*prefilled.reads[:2], *reads[:2]], 1)
                 hits = None
                 if self._hit_rates and setting.method in WATCHED:
-                    hits, prefilled = staged.watch(
+                    hits, prefilled = self._watch(
                         self._model, prefilled, keys, answers, needed, pattern, self._new
                     )
                     hits = np.asarray(hits)
@@ -145,10 +159,10 @@ class Runner:
 
     def _prefill(self, batch: Batch, pattern: Pattern, keys: PromptKeys) -> staged.Prefilled:
         storage, self._storage = self._storage, None
-        prefilled = staged.prefill(
+        prefilled = self._read(
             self._model,
-            jnp.asarray(batch.tokens),
-            jnp.asarray(batch.lengths),
+            self._put(batch.tokens),
+            self._put(batch.lengths),
             keys,
             pattern,
             self._new,

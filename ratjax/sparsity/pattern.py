@@ -20,12 +20,13 @@ class Reads(NamedTuple):
     compressed cache has discarded.
 
     `hits` is there where a selection is watched (`ratjax.sparsity.watched`): whether each head's
-    holds the position that this decode step needs.
+    holds the position that this decode step needs. The last axis is one, so that the heads stand
+    where every array has them that is cut by heads.
     """
 
     read: Float32[Array, " B"]
     visible: Float32[Array, " B"]
-    hits: Bool[Array, "*layers B H"] | None = None
+    hits: Bool[Array, "*layers B H 1"] | None = None
 
 
 class Both(NamedTuple):

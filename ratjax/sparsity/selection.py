@@ -25,8 +25,19 @@ def random_scores(keys: PromptKeys, shape: tuple[int, ...]) -> Float[Array, "B *
     """Scores that make `choose` draw uniformly among candidates (the paper's I_rand, H2).
 
     Each prompt draws from its own key, so that a draw does not depend on the batch.
+
+    Args:
+      keys: one a prompt.
+      shape: of one prompt's scores, heads first. Where heads are shared out over devices, those
+        of this one, which gets its own of all heads' draws.
     """
-    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
+        return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
+    heads, *rest = shape
+    everyone = (heads * jax.lax.axis_size("tensor"), *rest)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, everyone))(keys)
+    first = heads * jax.lax.axis_index("tensor")
+    return jax.lax.dynamic_slice_in_dim(drawn, first, heads, axis=1)
 
 
 def fold_in(keys: PromptKeys | None, data: Int32[Array, "*#B"] | int) -> PromptKeys | None:

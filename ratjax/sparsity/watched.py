@@ -78,4 +78,4 @@ class Watched(Pattern):
         step = cache.cache.context - cache.prompt - 1
         needed = jnp.take_along_axis(cache.needed, step[:, None], axis=1)[:, 0]
         held = self.pattern.holds(q, cache.cache, needed, keys)
-        return out, reads._replace(hits=held | (needed < 0)[:, None])
+        return out, reads._replace(hits=(held | (needed < 0)[:, None])[..., None])

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from absl import flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from launch import command
+from launch import command, processes
 from launch import evaluate as launch_evaluate
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
@@ -69,13 +70,14 @@ def evaluate(launch, folder):
         command.define_config()
         command.define_workdir("a folder")
         command.define_dry_run()
+        processes.define()
         flags.DEFINE_string("checkpoint", None, "models", command.FLAGS)
 
-    def run(checkpoint, *arguments):
+    def run(checkpoint, *arguments, config=folder / "experiment.py"):
         return launch(
             launch_evaluate.main,
             define,
-            f"--config={folder / 'experiment.py'}",
+            f"--config={config}",
             f"--checkpoint={checkpoint}",
             *arguments,
         )
@@ -151,18 +153,59 @@ def test_killed_and_resumed_ends_with_the_same_bytes(evaluate, folder, tmp_path,
     assert before - 1 + len(answered) == 2 + 2 * 2 * (5 + 3)
 
 
+def process(folder, workdir, *more, devices=1):
+    """The command in a process of its own, with this many CPU devices."""
+    command_line = [
+        sys.executable, "-m", "launch.evaluate", f"--config={folder / 'experiment.py'}",
+        f"--checkpoint={folder / 'models'}", f"--workdir={workdir}", "--config.samples=5", *more,
+    ]  # fmt: skip
+    count = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
+    return subprocess.Popen(command_line, cwd=ROOT, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2], ids=["one-process", "two-processes"])
+def test_devices_and_processes_find_the_same(evaluate, folder, tmp_path, count):
+    assert evaluate(folder / "models", f"--workdir={tmp_path}/one", "--config.samples=5")[0] == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        join = [f"--coordinator=localhost:{free.getsockname()[1]}", f"--processes={count}"]
+    mesh = ("--config.mesh.data=2", "--config.mesh.tensor=2")
+    running = [
+        process(
+            folder, tmp_path / "many", *mesh, *([*join, f"--process={i}"] if count > 1 else []),
+            devices=4 // count,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    assert [each.wait() for each in running] == [0] * count
+    for name in ("predictions.jsonl", "prompts.jsonl"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    one, many = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "many")
+    )
+    assert many["results"] == one["results"]
+    assert (many["meta"]["device_count"], many["meta"]["config"]["mesh"]["tensor"]) == (4, 2)
+
+
+def test_a_mesh_that_does_not_fit_is_one_line(evaluate, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    for given, message in (
+        ({"context": 2}, "mesh.context=2: evaluation shares out prompts and heads"),
+        ({"tensor": 8}, "mesh.tensor=8: must divide model.num_heads=4"),
+        ({"data": 3}, "there are 8 devices"),
+    ):
+        fields = [f"--config.mesh.{axis}={size}" for axis, size in given.items()]
+        status, _, err = evaluate(folder / "models", f"--workdir={tmp_path}/n", *fields)
+        assert status == 2 and len(err) == 1 and message in err[0]
+    assert not (tmp_path / "n").exists()
+
+
 @pytest.mark.slow
 def test_killed_outright_and_resumed(folder, tmp_path):
-    def start(workdir):
-        command_line = [
-            sys.executable, "-m", "launch.evaluate", f"--config={folder / 'experiment.py'}",
-            f"--checkpoint={folder / 'models'}", f"--workdir={workdir}", "--config.samples=5",
-        ]  # fmt: skip
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(command_line, cwd=ROOT, env=environment)
-
     journal = tmp_path / "killed" / "journal.jsonl"
-    running = start(tmp_path / "killed")
+    running = process(folder, tmp_path / "killed")
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 6):
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
@@ -170,7 +213,7 @@ def test_killed_outright_and_resumed(folder, tmp_path):
     assert running.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "results.json").exists()
     for name in ("killed", "whole"):
-        assert start(tmp_path / name).wait() == 0
+        assert process(folder, tmp_path / name).wait() == 0
     for name in SAME:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -236,14 +279,16 @@ def test_swapped_sets_need_a_memory(evaluate, folder, tmp_path):
     fields = "methods=(), extra=(Setting('quest', 16, 3, '1/4', select_with='raw'),)"
     text = EXPERIMENT.format(essays=SHIPPED).replace('methods=("quest",)', fields)
     swapped.write_text(text.replace("import NeedleConfig", "import NeedleConfig, Setting"))
-    flags_ = (f"--workdir={tmp_path}/n", f"--config={swapped}")
+    workdir = f"--workdir={tmp_path}/n"
     for dry in ((), ("--dry_run",)):
-        status, _, err = evaluate(folder / "models", *flags_, *dry)
+        status, _, err = evaluate(folder / "models", workdir, *dry, config=swapped)
         assert status == 2 and len(err) == 1
         assert "original_select_with_raw" in err[0] and "attention has no memory" in err[0]
     assert not (tmp_path / "n").exists()
-    status, out, _ = evaluate(folder / "models", *flags_, "--config.backbone=memory", "--dry_run")
-    assert status == 0 and json.loads(out[-1])["settings"] == 2
+    flags_ = (workdir, "--config.backbone=memory", "--dry_run")
+    status, out, err = evaluate(folder / "models", *flags_, config=swapped)
+    assert (status, err) == (0, [])
+    assert json.loads(out[-1])["settings"] == 2
 
 
 def test_the_other_backbone_is_refused(evaluate, folder, tmp_path):

@@ -15,6 +15,9 @@ from ratjax.model import Decoder
 from ratjax.model import generation as generation_module
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 from ratjax.sparsity.pattern import Both, Pattern, Reads
+from tests.train.conftest import compilation_cache, quick_compilation
+
+__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 PROMPTS = np.array([37, 16, 5])
 NEW = 14
@@ -123,7 +126,14 @@ PATTERNS = {
 }
 
 
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "attention"])
+BACKBONES = pytest.mark.parametrize(
+    "memory",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["memory", "attention"],
+)
+
+
+@BACKBONES
 @pytest.mark.parametrize("method", PATTERNS)
 def test_every_decoded_token_equals_the_oracle(method, memory):
     model = decoder(memory)
@@ -138,12 +148,18 @@ def test_every_decoded_token_equals_the_oracle(method, memory):
     assert np.abs(found[0] - np.asarray(model(tokens[:1]))[0, 36:]).max() > 1e-2
 
 
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "attention"])
+@BACKBONES
 @pytest.mark.parametrize(
     "pattern",
-    [dense.Dense(), dilated.Dilated(4), dilated.Dilated(4, 3, 2), dilated.Dilated(-1, 5, 1),
-     dilated.Dilated(7, 2, 9)],
-)  # fmt: skip
+    [
+        dense.Dense(),
+        dilated.Dilated(4, 3, 2),
+        *(
+            pytest.param(dilated.Dilated(*sizes), marks=pytest.mark.slow)
+            for sizes in ((4,), (-1, 5, 1), (7, 2, 9))
+        ),
+    ],
+)
 def test_prefill_equals_decode(pattern, memory):
     model = decoder(memory)
     tokens = sequences(model.config.vocab_size)

@@ -8,12 +8,14 @@ import pytest
 from ratjax.model import generation, staged
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 from tests.model.test_generation import NEW, PROMPTS, decoder, sequences
+from tests.train.conftest import compilation_cache, quick_compilation
 
+__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+
+FEW = (dense.Dense(), quest.Quest(8, 3), snapkv.SnapKV(6, 12))
 SHARING = (
-    dense.Dense(),
-    quest.Quest(8, 3),
+    *FEW,
     quest.Quest(4, 3, selector="random"),
-    snapkv.SnapKV(6, 12),
     snapkv.SnapKV(4, 16, pooling="max"),
     snapkv.SnapKV(6, 12, selector="random"),
 )
@@ -63,17 +65,25 @@ def same(found, prefilled, want):
         np.testing.assert_array_equal(have.visible, wanted.visible)
 
 
-@pytest.mark.parametrize("rows", [BATCH, 2], ids=["at-once", "two-by-two"])
-def test_one_prefill_serves_every_pattern_in_any_order(model, tokens, rows):
-    prefilled = read(model, tokens, SHARING, rows)
+@pytest.mark.parametrize(
+    ("patterns", "rows"),
+    [(FEW, 2), *(pytest.param(SHARING, rows, marks=pytest.mark.slow) for rows in (BATCH, 2))],
+    ids=["few", "at-once", "two-by-two"],
+)
+def test_one_prefill_serves_every_pattern_in_any_order(model, tokens, patterns, rows):
+    prefilled = read(model, tokens, patterns, rows)
     # Twice round, so that each also follows those that wrote behind the prompts after it.
-    for pattern in (*SHARING, *SHARING[::-1]):
+    for pattern in (*patterns, *patterns[::-1]):
         found = answer(model, prefilled, pattern)
         same(found, prefilled, expected_of(model, tokens, pattern))
         prefilled = found[2]
 
 
-@pytest.mark.parametrize("pattern", OTHERS, ids=str)
+@pytest.mark.parametrize(
+    "pattern",
+    [OTHERS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS[1:])],
+    ids=str,
+)
 def test_patterns_with_a_prefill_of_their_own(model, tokens, pattern):
     prefilled = read(model, tokens, [pattern], 2)
     want = expected_of(model, tokens, pattern)
@@ -89,20 +99,20 @@ def test_patterns_with_a_prefill_of_their_own(model, tokens, pattern):
 
 def test_a_mixture_has_no_common_prefill():
     assert staged.prefill_pattern(SHARING).window == 6
-    assert staged.prefill_pattern(SHARING[:3]) == dense.Dense()
+    assert staged.prefill_pattern(FEW[:2]) == dense.Dense()
     with pytest.raises(ValueError, match="no prefill"):
         staged.prefill_pattern([dense.Dense(), moba.MoBA(8, 3)])
 
 
 def test_the_cache_stays_where_it_is(model, tokens):
-    prefilled = read(model, tokens, SHARING, 2)
+    prefilled = read(model, tokens, FEW, 2)
     where = prefilled.cache.k.unsafe_buffer_pointer()
-    for pattern in SHARING:
+    for pattern in FEW:
         given = prefilled.cache
         *_, prefilled = answer(model, prefilled, pattern)
         assert given.k.is_deleted()
         assert prefilled.cache.k.unsafe_buffer_pointer() == where, pattern
-    again = read(model, tokens, SHARING, 2, prefilled.cache)
+    again = read(model, tokens, FEW, 2, prefilled.cache)
     assert again.cache.k.unsafe_buffer_pointer() == where
     # MoBA decodes as dense: another prefill, the same storage and the same program.
     compiled = staged._answer._cache_size()

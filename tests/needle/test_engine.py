@@ -13,12 +13,15 @@ from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import ConfigError, InputError
 from ratjax.model import Decoder, generate
-from ratjax.needle import engine
+from ratjax.needle import cost, engine
 from ratjax.needle.batching import Prompt, batches
 from ratjax.needle.outputs import write_outputs
 from ratjax.needle.runner import Runner, groups
 from ratjax.needle.settings import pattern_of
 from ratjax.train.flops import matmul_weights
+from tests.train.conftest import compilation_cache, quick_compilation
+
+__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 CONFIG = NeedleConfig(
     tasks=("niah_single_1", "niah_multikey_2"),
@@ -88,6 +91,23 @@ def test_costs_are_those_of_the_budget(evaluated, model):
     assert 0 < steps <= CONFIG.tokens_to_generate / 2
 
 
+def test_costs_of_keeping_two_sets():
+    config = with_memory(preset("tiny"), MemoryConfig())
+    of = lambda setting, **given: cost.cache_bytes(  # noqa: E731
+        config, pattern_of(dataclasses.replace(setting, **given)), 200
+    )
+    both = of(QUEST) + 200 * cost.position_bytes(config)
+    assert of(QUEST, select_with="raw") == of(QUEST, attend_to="raw") == both
+    # One set is enough where both are raw, where nothing looks at keys, and after prefill.
+    assert of(QUEST, select_with="raw", attend_to="raw") == of(QUEST)
+    assert of(QUEST, selector="random", attend_to="raw") == of(QUEST, selector="random")
+    for setting in (MOBA, SNAPKV):
+        assert of(setting, select_with="raw") == of(setting, attend_to="raw") == of(setting)
+    read = [cost.decode_bytes(config, pattern_of(s), 200, 64)
+            for s in (QUEST, dataclasses.replace(QUEST, select_with="raw"))]  # fmt: skip
+    assert read[0] == read[1]
+
+
 def test_times_are_apart_from_results(evaluated):
     assert len(evaluated.timing) == 4
     assert not [f for r in evaluated.results for f in r if "seconds" in f or "_per_s" in f]
@@ -105,48 +125,78 @@ def test_every_prompt_is_stored_once_and_named(evaluated):
         assert row["input"] and row["outputs"]
 
 
+QUEST, MOBA = Setting("quest", 16, 4, "1/4"), Setting("moba", 16, 4, "1/4")
+SNAPKV = Setting("snapkv", 1, 64, "1/4", window=16)
+DRAWN = {"selector": "random", "selector_seed": 3}
+FEW = (QUEST, MOBA, dataclasses.replace(SNAPKV, **DRAWN))
 EVERY_METHOD = (
     Setting("dense"),
-    Setting("quest", 16, 4, "1/4"),
-    Setting("moba", 16, 4, "1/4"),
-    Setting("snapkv", 1, 64, "1/4", window=16),
-    Setting("snapkv", 1, 64, "1/4", window=16, selector="random", selector_seed=3),
+    *FEW,
+    SNAPKV,
+    dataclasses.replace(QUEST, **DRAWN),
+    dataclasses.replace(MOBA, **DRAWN),
     Setting("dilated", 8, 0, "1/4", local=16, initial=4),
+    Setting("dilated", 8, 4, "1/4", page_size=16),
+    *(dataclasses.replace(one, golden=g) for one in (QUEST, SNAPKV) for g in ("in", "out")),
+    dataclasses.replace(QUEST, select_with="raw"),
+    dataclasses.replace(MOBA, attend_to="raw"),
+    dataclasses.replace(SNAPKV, select_with="raw", attend_to="raw"),
+    dataclasses.replace(SNAPKV, select_with="raw", golden="in"),
 )
 
 
-def test_batches_equal_prompts_one_by_one(model, tokenizer):
-    """Token for token, for every method, prompts of mixed lengths together."""
-    config = dataclasses.replace(
-        CONFIG, dense=False, methods=(), extra=EVERY_METHOD, batch_size=6, prefill_batch=2
-    )
-    prompts = [
-        Prompt({**p.row, "number": i}, p.tokens[: 195 + 9 * i])
-        for i, p in enumerate(engine.build_prompts(CONFIG, 4, tokenizer))
-    ]
-    stop = engine.stop_token_of(tokenizer)
-    runner = Runner(model, config, EVERY_METHOD, stop)
-    found, shapes = {}, set()
-    for batch in batches(prompts, config.batch_size, config.prefill_batch):
-        shapes.add(batch.tokens.shape)
-        for group in groups(EVERY_METHOD):
+def mixed(tokenizer):
+    """Prompts of mixed lengths that share a width, and what the right answers need of them."""
+    config = dataclasses.replace(CONFIG, hit_rates=True)
+    return [
+        Prompt({**p.row, "number": i}, p.tokens[: 195 + 9 * i], p.answer,
+               tuple(n if n < 195 else -1 for n in p.needed))
+        for i, p in enumerate(engine.build_prompts(config, 4, tokenizer))
+    ]  # fmt: skip
+
+
+def answered(model, tokenizer, settings, batch_size, prefill_batch):
+    """What each setting says to each of the mixed prompts; the runner; the batches' width."""
+    config = dataclasses.replace(CONFIG, batch_size=batch_size, prefill_batch=prefill_batch)
+    runner = Runner(model, config, settings, engine.stop_token_of(tokenizer), 8)
+    found, widths = {}, set()
+    for batch in batches(mixed(tokenizer), batch_size, prefill_batch):
+        widths.add(batch.tokens.shape[1])
+        for group in groups(settings):
             for answers in runner.run(batch, group, group.places):
                 for prompt, tokens in zip(batch.prompts, answers.tokens, strict=False):
                     found[answers.place, prompt.number] = tokens
-    ((_, width),) = shapes
-    assert len(found) == len(EVERY_METHOD) * len(prompts)
+    assert len(found) == len(settings) * 8
+    (width,) = widths
+    return found, runner, width
+
+
+@pytest.mark.slow
+def test_batches_equal_prompts_one_by_one_under_every_method(model, tokenizer):
+    together, _, _ = answered(model, tokenizer, EVERY_METHOD, 6, 2)
+    alone, _, _ = answered(model, tokenizer, EVERY_METHOD, 1, 1)
+    for key, tokens in together.items():
+        np.testing.assert_array_equal(tokens, alone[key], err_msg=str(EVERY_METHOD[key[0]]))
+    said = {tuple(tokens) for tokens in together.values()}
+    assert len(said) > 16  # prompts and settings do not all say the same
+
+
+def test_batches_equal_prompts_one_by_one(model, tokenizer):
+    """Token for token, prompts of mixed lengths together, against `generate` on each."""
+    found, runner, width = answered(model, tokenizer, FEW, 6, 2)
+    prompts, stop = mixed(tokenizer), engine.stop_token_of(tokenizer)
     for (place, number), tokens in found.items():
-        setting, prompt = EVERY_METHOD[place], prompts[number]
+        setting, prompt = FEW[place], prompts[number]
         alone = generate(
-            model, prompt.tokens[None], [len(prompt.tokens)], config.tokens_to_generate,
+            model, prompt.tokens[None], [len(prompt.tokens)], CONFIG.tokens_to_generate,
             pattern_of(setting), stop_token=stop, seed=setting.selector_seed, rows=[number],
             width=width,  # random draws depend on it
         )  # fmt: skip
         np.testing.assert_array_equal(tokens, alone.tokens[0])
-    said = {tuple(tokens) for (_, number), tokens in found.items() if number == 5}
-    assert len(said) > 3  # the settings do not all say the same
-    # Prefill: dense, Quest and SnapKV share one. Decoding: MoBA's is dense.
-    assert len(runner.programs) == 3 + 5
+    said = {tuple(tokens) for tokens in found.values()}
+    assert len(said) > 8  # prompts and settings do not all say the same
+    # Prefill: Quest and SnapKV share one.
+    assert len(runner.programs) == 2 + 3
 
 
 def test_prompts_do_not_depend_on_the_number_of_samples(tokenizer):
