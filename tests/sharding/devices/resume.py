@@ -58,13 +58,18 @@ def data(tmp_path_factory):
 
 
 def losses(workdir):
-    return [[line[name] for name in ("loss", "loss_sparse")] for line in read_metrics(workdir)]
+    names = ("loss", "loss_sparse", "loss_held_out", "skipped")
+    return [[line[name] for name in names] for line in read_metrics(workdir)]
 
 
 def test_a_run_moves_from_eight_devices_to_four_two_and_one(data, tmp_path):
+    """With guarded steps and held-out losses, which are programs of the mesh too."""
+    flat = {"memory_learning_rate": 1e-2, "end_learning_rate": 1e-2}  # whatever the steps
+    more = {"on_bad_step": "skip", "spike": 6.0, "held_out": data.stages[0].sources}
+    more |= {"held_out_batches": 2, "microbatches": 2}
+
     def run(workdir, steps, sizes):
-        flat = {"memory_learning_rate": 1e-2, "end_learning_rate": 1e-2}  # whatever the steps
-        settings = dataclasses.replace(TRAIN, steps=steps, **flat)
+        settings = dataclasses.replace(TRAIN, steps=steps, **flat, **more)
         mesh = None if sizes is None else mesh_of(sizes)
         assert train(MEMORY, settings, data, workdir, mesh=mesh)
 
