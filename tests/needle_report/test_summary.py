@@ -122,6 +122,23 @@ def test_a_group_has_a_paragraph(tmp_path):
     ]
 
 
+def test_several_comparisons_have_a_paragraph_each(tmp_path):
+    chosen = synthetic.settings(methods=("quest",), budgets=("1/4",))
+    names = ("attention", "memory", "control")
+    folder = synthetic.write_run(
+        tmp_path / "r",
+        backbones=names,
+        tasks=synthetic.TASKS[:2],
+        chosen=chosen,
+        samples=4,
+        metrics=False,
+    )
+    dense, *pairs = findings(collect([folder]))
+    assert all(f"{name} scores" in dense for name in names)
+    said = ("memory minus attention", "control minus attention", "memory minus control")
+    assert [pair in text for pair, text in zip(said, pairs, strict=True)] == [True] * 3
+
+
 def test_numbers_read_well():
     assert labels.number(-3.04) == "\N{MINUS SIGN}3.0"
     assert labels.number(-0.04) == "0.0"

@@ -22,15 +22,14 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def findings(content: Content) -> list[str]:
-    """What was found, a paragraph a group."""
+    """What was found: a paragraph a group, or one for each of its comparisons where it has more."""
     paragraphs = []
     for group, comparisons in zip(content.groups, content.comparisons, strict=True):
         prefix = f"{group_label(group)}: " if len(content.groups) > 1 else ""
-        found = [_dense(group), *_alone(group, comparisons)]
-        for comparison in comparisons:
-            found += [_kept(comparison), _by_method(comparison), _significance(comparison)]
-        found = [sentence for sentence in found if sentence]
-        paragraphs.append(prefix + " ".join(found))
+        first = [_dense(group), *_alone(group, comparisons)]
+        found = [[_kept(c), _by_method(c), _significance(c)] for c in comparisons] or [[]]
+        found = [first, *found] if len(comparisons) > 1 else [first + found[0]]
+        paragraphs += [prefix + " ".join(filter(None, sentences)) for sentences in found]
     return paragraphs
 
 

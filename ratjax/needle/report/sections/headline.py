@@ -33,10 +33,20 @@ def _table(content: Content, group: Group, comparisons: tuple[Comparison, ...]) 
     for comparison in comparisons:
         columns.append(f"{comparison.other} minus {comparison.baseline} [95 %]")
         columns += ["net of the dense gap [95 %]"] if len(comparisons) == 1 else []
-    columns.append("0 to 100")
+    columns += ["0 to 100"] if _pictured(comparisons) else []
     rows = [_row(group, s, comparisons, places) for s in _shown(group)]
-    table = el("table", head(columns), el("tbody", *rows), class_="headline")
+    table = el(
+        "table",
+        head(columns),
+        el("tbody", *rows),
+        class_="headline pictured" if _pictured(comparisons) else "headline",
+    )
     return scrolling(table, "Mean score by method and budget")
+
+
+def _pictured(comparisons: tuple[Comparison, ...]) -> bool:
+    """Whether the row has room for its scores drawn on a line."""
+    return len(comparisons) <= 1
 
 
 def _shown(group: Group) -> list[Setting]:
@@ -67,7 +77,8 @@ def _row(
         cells.append(_difference(difference))
         cells += [_net(difference)] if len(comparisons) == 1 else []
     known = [(b, score.mean) for b, score in scores if score is not None]
-    cells.append(el("td", dumbbell(known, places), class_="picture"))
+    if _pictured(comparisons):
+        cells.append(el("td", dumbbell(known, places), class_="picture"))
     return el("tr", *cells, class_="reference" if setting.is_dense else None)
 
 
