@@ -11,4 +11,6 @@
   session      state, setup, start, status: what one can do to a pod
   babysit      keeps a run going
   kubernetes   the same run as a JobSet, or through xpk
+  settings     the command's flags, and what they describe
+  restartable  a wrapper for schedulers that take exit status 0 for the end
 """
