@@ -147,6 +147,7 @@ def test_curves_reach_tensorboard(full):
     assert {"train/loss", "train/loss_held_out", "train/skipped", "train/data_share"} <= tags
 
 
+@pytest.mark.slow
 def test_a_run_that_only_skips_ends(pieces, tmp_path):
     config, settings, data = pieces
     strict = dataclasses.replace(settings, max_skipped=1, spike=1e-6, profile="", held_out=())
