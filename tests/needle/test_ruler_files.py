@@ -1,14 +1,19 @@
 """RULER's own JSONL files as prompts: which task, which rows, which positions, and every error."""
 
+import dataclasses
 import json
 
+import jax
 import pytest
 
 from ratjax.config.needle import NeedleConfig
+from ratjax.config.presets import preset
 from ratjax.errors import InputError
-from ratjax.needle import TASKS, generate
-from ratjax.needle.engine import build_prompts, tasks_of
+from ratjax.model import Decoder
+from ratjax.needle import TASKS, generate, report
+from ratjax.needle.engine import build_prompts, evaluate, tasks_of
 from ratjax.needle.files import read_prompts, tasks_in
+from ratjax.needle.outputs import write_outputs
 
 NAMES = tuple(TASKS)
 LENGTH = 640
@@ -177,3 +182,26 @@ def test_errors_of_whole_files(drawn, tokenizer, tmp_path, folder):
         read(tmp_path / "none", tokenizer)
     with pytest.raises(InputError, match=r"no rows of niah_single_2; name files"):
         read(folder / "niah_single_1", tokenizer, ("niah_single_2",))
+
+
+@pytest.mark.slow
+def test_files_are_evaluated_like_the_same_prompts_drawn(tokenizer, tmp_path):
+    """An evaluation's own prompts, read back: the same results, and a report of them."""
+    shape = dataclasses.replace(preset("tiny"), vocab_size=tokenizer.get_vocab_size())
+    model = jax.jit(lambda: Decoder(shape, jax.random.key(0)))()
+    tasks, labels = ("niah_single_1", "niah_multikey_2"), {"run": "r", "backbone": "attention"}
+    config = NeedleConfig(
+        tasks=tasks, context_length=256, tokens_to_generate=8, methods=(), batch_size=4
+    )
+    by_drawing = evaluate(model, tokenizer, config, 3, {**labels, "train_seed": 0})
+    for task in tasks:
+        found = (row for row in by_drawing.prompts if row["task"] == task)
+        write(tmp_path / "ruler" / task / "validation.jsonl", found)
+    config = dataclasses.replace(config, files=str(tmp_path / "ruler"))
+    by_reading = evaluate(model, tokenizer, config, 3, {**labels, "train_seed": 0})
+    assert by_reading.results == by_drawing.results
+    assert by_reading.predictions == by_drawing.predictions
+    assert by_reading.prompts == by_drawing.prompts
+    write_outputs(tmp_path / "run", {}, [by_reading], {})
+    page = report.build([tmp_path / "run"], tmp_path / "report")
+    assert "Only attention was evaluated" in page.read_text()
