@@ -31,6 +31,7 @@ CONFIG = NeedleConfig(
     window=16,
     budgets=("1/4",),
     batch_size=4,
+    prefill_batch=2,
 )
 
 
@@ -128,13 +129,11 @@ def test_every_prompt_is_stored_once_and_named(evaluated):
 QUEST, MOBA = Setting("quest", 16, 4, "1/4"), Setting("moba", 16, 4, "1/4")
 SNAPKV = Setting("snapkv", 1, 64, "1/4", window=16)
 DRAWN = {"selector": "random", "selector_seed": 3}
-FEW = (QUEST, MOBA, dataclasses.replace(SNAPKV, **DRAWN))
+FEW = (QUEST, MOBA, SNAPKV)  # with the programs of CONFIG's settings
 EVERY_METHOD = (
     Setting("dense"),
     *FEW,
-    SNAPKV,
-    dataclasses.replace(QUEST, **DRAWN),
-    dataclasses.replace(MOBA, **DRAWN),
+    *(dataclasses.replace(one, **DRAWN) for one in FEW),
     Setting("dilated", 8, 0, "1/4", local=16, initial=4),
     Setting("dilated", 8, 4, "1/4", page_size=16),
     *(dataclasses.replace(one, golden=g) for one in (QUEST, SNAPKV) for g in ("in", "out")),
@@ -183,7 +182,7 @@ def test_batches_equal_prompts_one_by_one_under_every_method(model, tokenizer):
 
 def test_batches_equal_prompts_one_by_one(model, tokenizer):
     """Token for token, prompts of mixed lengths together, against `generate` on each."""
-    found, runner, width = answered(model, tokenizer, FEW, 6, 2)
+    found, runner, width = answered(model, tokenizer, FEW, CONFIG.batch_size, CONFIG.prefill_batch)
     prompts, stop = mixed(tokenizer), engine.stop_token_of(tokenizer)
     for (place, number), tokens in found.items():
         setting, prompt = FEW[place], prompts[number]
