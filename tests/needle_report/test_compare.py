@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ratjax.needle.report.compare import compare, dense_gap
+from ratjax.needle.random_effects import crossed_mean
+from ratjax.needle.report.compare import compare, dense_gap, score_interval
 from ratjax.needle.report.comparisons import comparisons_document
 from ratjax.needle.report.content import collect
 from ratjax.needle.report.grid import groups
@@ -156,6 +157,22 @@ def test_seeds_are_a_random_effect(tmp_path):
     assert mcnemar_exact(fickle.only_baseline, fickle.only_other) < 0.001
     assert fickle.p == fickle.over_seeds.p > 0.05
     assert steady.over_seeds.detectable() < fickle.over_seeds.detectable()
+
+
+def test_a_cell_of_several_seeds_has_an_interval_over_seeds_and_prompts(tmp_path):
+    runs = load_runs([_write(tmp_path / "r", _seeded((5, 15, 10)))])
+    (group,) = groups(merge_results(runs))
+    predictions = read_predictions(runs, keep=0)
+    cell = group.cell("memory", group.settings[0], TASKS[0])
+    found = score_interval(cell, predictions)
+    # 15, 25 and 20 of 40 prompts.
+    rows = np.array([[100.0] * k + [0.0] * (40 - k) for k in (15, 25, 20)])
+    expected = crossed_mean([rows]).interval()
+    assert found.mean == cell.strict.mean == 50
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.low < cell.strict.low  # one standard deviation over seeds is less
+    # Without predictions that deviation is all there is.
+    assert score_interval(cell, {}) == cell.strict
 
 
 def test_the_memory_faces_its_control_too(tmp_path):

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ratjax.needle.random_effects import CrossedMean, Differences, crossed_mean
-from ratjax.needle.report.grid import Group
-from ratjax.needle.report.pairing import Pairs, independent, pair
+from ratjax.needle.report.grid import Cell, Group
+from ratjax.needle.report.pairing import Pairs, independent, pair, scores_by_seed
 from ratjax.needle.report.predictions import Predictions
 from ratjax.needle.report.records import Setting
 from ratjax.needle.statistics import Estimate, holm, mcnemar_exact, paired_bootstrap
@@ -124,6 +124,23 @@ def estimate(strata: Sequence[Differences]) -> Estimate | None:
     if min(rows.shape[1] for rows in strata) < 2:
         return None
     return crossed_mean(strata).interval()
+
+
+def score_interval(cell: Cell, predictions: Predictions) -> Estimate:
+    """A cell's mean score with its 95 % interval.
+
+    With one seed as evaluated (`needle.intervals`); with several, seeds and prompts are random
+    effects, and the ends are kept within 0 to 100. One standard deviation over the seeds to either
+    side, as in `Cell.strict`, where predictions are missing.
+    """
+    seeds, rows = scores_by_seed(cell, predictions)
+    if len(cell.results) < 2 or len(seeds) < len(cell.results) or rows.shape[1] < 2:
+        return cell.strict
+    own = independent(rows, seeds)
+    if len(own) < 2:
+        return cell.strict
+    found = crossed_mean([own]).interval()
+    return Estimate(cell.strict.mean, max(0.0, found.low), min(100.0, found.high))
 
 
 def _cell_difference(

@@ -70,6 +70,19 @@ def _by_seed(cell: Cell, predictions: Predictions) -> dict[Seeds, CellPrediction
     return {replicate(r): predictions[r.key] for r in cell.results if r.key in predictions}
 
 
+def scores_by_seed(cell: Cell, predictions: Predictions) -> tuple[tuple[Seeds, ...], Differences]:
+    """Strict scores in points [R, P] of one cell, on the prompts that all its seeds answered.
+
+    Returns:
+        The seeds, and a row for each; no columns where predictions are missing.
+    """
+    found = _by_seed(cell, predictions)
+    prompts = [set(side.prompts.items()) for side in found.values()] or [set()]
+    indices = sorted(index for index, _ in set.intersection(*prompts))
+    rows = [[100.0 * side.strict[i] for i in indices] for side in found.values()]
+    return tuple(found), np.array(rows, np.float64).reshape(len(rows), len(indices))
+
+
 def independent(rows: Differences, seeds: tuple[Seeds, ...]) -> Differences:
     """Rows that are draws of their own: a training's selector seeds are averaged.
 

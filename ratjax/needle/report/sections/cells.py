@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ratjax.needle.report import labels, paper
-from ratjax.needle.report.compare import Comparison
+from ratjax.needle.report.compare import Comparison, score_interval
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Cell, Group
 from ratjax.needle.report.markup import Child, Markup, el
@@ -50,7 +50,7 @@ def cells(content: Content) -> Markup:
 
 def _row(content: Content, group: Group, cell: Cell, comparisons: Sequence[Comparison]) -> Markup:
     setting = cell.setting
-    strict = cell.strict
+    strict = score_interval(cell, content.predictions)
     first = [c for c in comparisons if (c.baseline, c.other) == (group.backbones[0], cell.backbone)]
     tested = (comparison.cells.get((setting, cell.task)) for comparison in first)
     star = el("b", "".join(mark(d) for d in tested if d is not None), class_="star")
@@ -123,6 +123,11 @@ def _explanation(content: Content) -> Markup:
         "prediction. RULER: share of the answers found anywhere in it. Read: measured share of the "
         "keys and values that were read. "
     )
+    if any(group.has_replicates for group in content.groups):
+        text += (
+            "Interval: 95 % over prompts; where there are several seeds, with seeds and prompts as "
+            "random effects. "
+        )
     if any(content.comparisons):
         text += f"* differs significantly from {content.backbones[0]} in the same setting. "
     if content.reference is None:
