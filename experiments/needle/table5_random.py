@@ -10,7 +10,8 @@ draws without forced blocks (MoBA keeps a query's own block, SnapKV a prompt's l
 both causes can be told apart; `:control` adds the matched control; `:golden` runs Quest and SnapKV
 with what the answer is copied from always selected, and never; `:swap` runs the memory backbone
 alone, choosing by the raw keys that enter its memory while it reads states, the other way round,
-and raw ones for both, under random selectors too. `--config.samples=20` takes a quick look.
+and raw ones for both, under random selectors too, with hit rates (figure2_hit_rates.py).
+`--config.samples=20` takes a quick look.
 """
 
 import dataclasses
@@ -58,6 +59,7 @@ def get_config(variant: str = "paper"):
             extra=SWAPPED,
             checkpoints=tuple(one for one in settings.OLMO2_PAIR if one.memory),
             paper_checkpoints="",
+            hit_rates=True,
             # Two sets of keys and values in one cache: half the prompts.
             batch_size=NEEDLE.batch_size // 2,
         ),
