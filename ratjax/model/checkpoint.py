@@ -31,6 +31,7 @@ from ratjax.files import (
     write_file,
     write_json,
 )
+from ratjax.model.apart import pays
 from ratjax.model.decoder import Decoder
 from ratjax.model.parameters import (
     AbstractParameters,
@@ -63,7 +64,8 @@ def load_model(
       step: which checkpoint; None takes the newest.
       mesh: what its parameters are spread over, each device reading its part alone; None puts
         them on the first device.
-      inference: parameters are held in the compute dtype too (`parameters.inference_dtypes`).
+      inference: parameters are held in the compute dtype too (`parameters.inference_dtypes`),
+        and on a GPU in one array a layer (`apart`).
 
     Raises:
       InputError: nothing there, an unknown field in `model.json`, a checkpoint that is missing
@@ -80,7 +82,8 @@ def load_model(
     if inference:
         dtypes = inference_dtypes(config)
         wanted = {name: array.update(dtype=dtypes[name]) for name, array in wanted.items()}
-    return to_model(config, read_parameters(folder, step, wanted))
+    model = to_model(config, read_parameters(folder, step, wanted))
+    return model.apart() if inference and pays(mesh) else model
 
 
 def save_model(

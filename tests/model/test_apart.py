@@ -7,7 +7,8 @@ import pytest
 
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
-from ratjax.model import Decoder
+from ratjax.model import Decoder, staged
+from ratjax.model.generation import prompt_keys
 from ratjax.model.parameters import checksum
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.quest import Quest
@@ -27,6 +28,23 @@ def test_layers_apart_say_the_same(pattern):
     lengths = jnp.asarray([16, 9], jnp.int32)
     expected = stacked().generate(tokens, lengths, 6, pattern)
     np.testing.assert_array_equal(stacked().apart().generate(tokens, lengths, 6, pattern), expected)
+
+
+def test_one_prefill_serves_layers_apart_too():
+    tokens = jax.random.randint(jax.random.key(1), (2, 16), 0, CONFIG.vocab_size)
+    lengths, patterns = jnp.asarray([16, 9], jnp.int32), (Dense(), Quest(4, 2))
+    keys = prompt_keys(np.arange(2), 0)
+
+    def answers(model):
+        found, pattern = [], staged.prefill_pattern(patterns)
+        read = staged.prefill(model, tokens, lengths, keys, pattern, 6, rows=1)
+        for one in patterns:
+            said, _, read = staged.answer(model, read, keys, jnp.int32(-1), one, 6)
+            found.append(np.asarray(said))
+        return found
+
+    for one, other in zip(answers(stacked()), answers(stacked().apart()), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_model_and_its_layers_apart_are_one_model():
