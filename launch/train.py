@@ -15,7 +15,10 @@ processes, each started with the same command.
 """
 
 import dataclasses
+import os
 import pathlib
+import sys
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -179,6 +182,31 @@ def compiled_step(run: Run, mesh: Mesh | None) -> Callable | None:
     return step
 
 
+def stop(error: Exception | str) -> int:
+    """Ends a run that cannot go on, with one line and status 1.
+
+    At once where there are several processes: JAX would wait for the others at the end, and these
+    for this one, until their heartbeats time out.
+    """
+    status = command.fail(error, status=1)
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
+def lost(error: Exception) -> str | None:
+    """What to say where a device fails and other processes may be why; None in a single one."""
+    if jax.process_count() == 1:
+        return None
+    traceback.print_exception(error)
+    reason = str(error).splitlines()[0][:200]
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}: another process has ended, or a "
+        f"device has failed ({reason}); end the others, and the same command in all resumes"
+    )
+
+
 def main() -> int:
     processes.join()
     experiment = command.experiment()
@@ -209,13 +237,13 @@ def main() -> int:
             step = compiled_step(run, mesh)
             done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh, step)
         except TrainingStopped as error:
-            return command.fail(error, status=1)
+            return stop(error)
         except jax.errors.JaxRuntimeError as error:
             length = max(span.stage.sequence_length for span in run.spans)
-            said = out_of_memory(error, run.model, run.train, length)
+            said = out_of_memory(error, run.model, run.train, length) or lost(error)
             if said is None:
                 raise
-            return command.fail(said, status=1)
+            return stop(said)
         if not done:
             print(f"{run.workdir}: stopped by a signal; the same command resumes it")
             return 0
