@@ -1,0 +1,347 @@
+"""What the study's text is filled in with: tables and numbers, each from the stored runs alone."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from docs.study.stored import Stored
+from ratjax.needle.random_effects import crossed_mean
+from ratjax.needle.report import labels
+from ratjax.needle.report.compare import Comparison, compare
+from ratjax.needle.report.content import Content
+from ratjax.needle.report.grid import Group, groups
+from ratjax.needle.report.markdown import _table as markdown_table
+from ratjax.needle.report.plain import PLUS_MINUS, PlainTable, Text, plain_tables
+from ratjax.needle.report.predictions import Predictions
+from ratjax.needle.statistics import Estimate
+
+NOT_RUN = "*Not run yet.*"
+ARMS = ("attention", "memory", "attention_matched")
+# The bar that a task counts as learned with, and how many of the eight have to be.
+LEARNED, LEARNED_TASKS = 95.0, 6
+
+
+@dataclass(frozen=True)
+class Study:
+    """All stored runs."""
+
+    runs: tuple[Stored, ...]
+
+    def of(self, study: str, arm: str | None = None) -> list[Stored]:
+        """The runs of a list, of one arm if it is named."""
+        return [r for r in self.runs if r.meta["run"] == study and arm in (None, r.arm)]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Of the main runs. Tuning runs share cells' names, and are not compared in pairs."""
+        return {key: p for run in self.of("main") for key, p in run.predictions().items()}
+
+    def group(self, **renamed: str) -> Group | None:
+        """The main runs' rows: of `renamed` arms alone, under those names, or of all as they are.
+
+        None where an arm that is asked for has not been run.
+        """
+        names = renamed or {arm: arm for arm in ARMS if self.of("main", arm)}
+        if not names or not all(self.of("main", arm) for arm in names):
+            return None
+        rows = [
+            replace(result, backbone=name)
+            for arm, name in names.items()
+            for run in self.of("main", arm)
+            for result in run.results
+        ]
+        (found,) = groups(rows)
+        return found
+
+    def comparison(self, against: str) -> Comparison | None:
+        """Memory against an arm, which is called attention here so that it comes first."""
+        if against not in self._compared:
+            group = self.group(**{against: "attention", "memory": "memory"})
+            found = None if group is None else compare(group, self.predictions)[0]
+            self._compared[against] = found
+        return self._compared[against]
+
+    @cached_property
+    def _compared(self) -> dict[str, Comparison | None]:
+        return {}
+
+    def content(self, group: Group, comparisons: Sequence[Comparison]) -> Content:
+        """What the report's own tables and figures are made from."""
+        return Content(
+            runs=(),
+            meta={},
+            results=group.results,
+            groups=(group,),
+            comparisons=(tuple(comparisons),),
+            predictions=self.predictions,
+            training=(),
+            hits=(),
+            command="",
+        )
+
+
+def tuning(study: Study) -> str:
+    """Every tuning run, by backbone, the best dense score first."""
+    runs = study.of("tuning")
+    if not runs:
+        return NOT_RUN
+    rows = []
+    for run in sorted(runs, key=lambda r: (r.arm, -statistics.fmean(r.dense().values()))):
+        dense, loss = run.dense(), run.held_out_loss()
+        rows.append(
+            (
+                Text(run.arm),
+                Text(run.meta["differs"]),
+                Text(labels.number(statistics.fmean(dense.values()))),
+                Text(labels.DASH if loss is None else f"{loss:.3f}"),
+                *(Text(labels.number(dense.get(task))) for task in _tasks(runs)),
+                Text(f"{run.meta['compute']['gpu_seconds'] / 60:.1f}"),
+            )
+        )
+    columns = ("Backbone", "Differs", "Dense mean", "Text loss")
+    columns += (*map(labels.task, _tasks(runs)), "GPU minutes")
+    return markdown_table(PlainTable("tuning", "", columns, tuple(rows), 2))
+
+
+def _tasks(runs: Sequence[Stored]) -> list[str]:
+    return sorted({t for run in runs for t in run.dense()}, key=labels.task_order)
+
+
+def budget(study: Study) -> str:
+    """How much tuning either backbone has had."""
+    parts = []
+    for arm in ARMS[:2]:
+        runs = study.of("tuning", arm)
+        steps = sorted({run.meta["training"]["steps"] for run in runs})
+        of = f" of {' or '.join(map(labels.count, steps))} steps" if steps else ""
+        parts.append(f"{arm}: {len(runs)} runs{of}")
+    return "; ".join(parts)
+
+
+def learned(study: Study) -> str:
+    """Dense scores, averaged over seeds, and how many tasks are above the bar."""
+    runs = study.of("main")
+    if not runs:
+        return NOT_RUN
+    rows = []
+    for arm in (a for a in ARMS if study.of("main", a)):
+        own = study.of("main", arm)
+        means = [statistics.fmean(run.dense()[task] for run in own) for task in _tasks(runs)]
+        above = sum(mean >= LEARNED for mean in means)
+        marked = [Text(labels.number(mean), bold=mean >= LEARNED) for mean in means]
+        count = Text(f"{above} of {len(means)}", bold=above >= LEARNED_TASKS)
+        rows.append((Text(arm), Text(str(len(own))), *marked, count))
+    columns = ("Arm", "Seeds", *map(labels.task, _tasks(runs)), f"At least {LEARNED:g}")
+    return markdown_table(PlainTable("learned", "", columns, tuple(rows), 1))
+
+
+def scores(study: Study) -> str:
+    """The report's tables of the main runs, all arms side by side."""
+    group = study.group()
+    if group is None:
+        return NOT_RUN
+    wanted = ("means", "tasks", "selectors")
+    content = study.content(group, ())
+    return _tables([t for t in plain_tables(content, group, ()) if t.key in wanted])
+
+
+def same_data(study: Study) -> str:
+    """Memory minus attention, each cell."""
+    return _differences(study, "attention")
+
+
+def same_compute(study: Study) -> str:
+    """Memory minus the attention that has its compute."""
+    return _differences(study, "attention_matched")
+
+
+def _differences(study: Study, against: str) -> str:
+    found = study.comparison(against)
+    if found is None:
+        return NOT_RUN
+    content = study.content(found.group, (found,))
+    tables = plain_tables(content, found.group, (found,))
+    wanted = [t for t in tables if t.key == "means" or t.key.startswith("differences")]
+    return _tables(wanted).replace("minus attention", f"minus {against}")
+
+
+def _tables(tables: Sequence[PlainTable]) -> str:
+    parts = []
+    for table in tables:
+        parts += [f"**{table.title}**", markdown_table(table)]
+        parts += [table.note.replace("*", "\\*")] if table.note else []
+    return "\n\n".join(parts)
+
+
+def hit_rates(study: Study) -> str:
+    """The best head's hit rate, and the mean of the best heads', over tasks and seeds."""
+    runs = [run for run in study.of("main") if run.hits]
+    if not runs:
+        return NOT_RUN
+    kinds = dict.fromkeys(
+        (hit["method"], hit["budget"])
+        for run in runs
+        for hit in run.hits
+        if hit["selector"] == "original"
+    )
+    rows = []
+    for method, share in kinds:
+        row = [Text(labels.method(method)), Text(share)]
+        for arm in (a for a in ARMS if study.of("main", a)):
+            tops = [
+                [rate for rate, *_ in hit["top"]]
+                for run in study.of("main", arm)
+                for hit in run.hits
+                if (hit["method"], hit["budget"], hit["selector"]) == (method, share, "original")
+            ]
+            best = statistics.fmean(max(top) for top in tops)
+            mean = statistics.fmean(statistics.fmean(top) for top in tops)
+            row.append(Text(f"{100 * best:.1f} / {100 * mean:.1f}"))
+        rows.append(tuple(row))
+    columns = ("Method", "Budget", *(f"{a}, best / all heads" for a in ARMS if study.of("main", a)))
+    return markdown_table(PlainTable("hits", "", columns, tuple(rows), 2))
+
+
+def text_loss(study: Study) -> str:
+    """Loss on held-out text at the end of the main runs."""
+    rows = []
+    for arm in ARMS:
+        losses = [run.held_out_loss() for run in study.of("main", arm)]
+        losses = [loss for loss in losses if loss is not None]
+        if losses:
+            spread = f" {PLUS_MINUS} {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+            rows.append((Text(arm), Text(f"{statistics.fmean(losses):.3f}{spread}")))
+    if not rows:
+        return NOT_RUN
+    return markdown_table(PlainTable("text", "", ("Arm", "Nats a token"), tuple(rows), 1))
+
+
+def claims(study: Study) -> str:
+    """The paper's claims, judged by intervals alone: above zero, below it, or neither."""
+    rows = []
+    for against in ("attention", "attention_matched"):
+        found = study.comparison(against)
+        if found is None:
+            continue
+        for setting, difference in found.averages.items():
+            name = f"memory minus {against}, {found.group.setting_name(setting)}"
+            rows.append(_judged(name, difference.interval))
+    hits = hit_difference(study)
+    if hits is not None:
+        rows.append(_judged("memory minus attention, hit rate of the best heads", hits))
+    if not rows:
+        return NOT_RUN
+    columns = ("Mean over tasks, seeds and prompts drawn", "Points [95 %]", "The memory is")
+    return markdown_table(PlainTable("claims", "", columns, tuple(rows), 1))
+
+
+def _judged(name: str, interval: Estimate | None) -> tuple[Text, Text, Text]:
+    if interval is None:
+        return Text(name), Text(labels.DASH), Text("not told")
+    said = "ahead" if interval.low > 0 else "behind" if interval.high < 0 else "not told"
+    ends = labels.interval(interval.low, interval.high)
+    return Text(name), Text(labels.signed(interval.mean), tail=f" {ends}"), Text(said)
+
+
+def hit_difference(study: Study) -> Estimate | None:
+    """Memory minus attention in the best heads' mean hit rate, in points; seeds and cells drawn."""
+    sides = []
+    for arm in ARMS[:2]:
+        rates = {
+            run.seed: {
+                (hit["method"], hit["budget"], hit["task"]): 100
+                * statistics.fmean(rate for rate, *_ in hit["top"])
+                for hit in run.hits
+                if hit["selector"] == "original"
+            }
+            for run in study.of("main", arm)
+            if run.hits
+        }
+        sides.append(rates)
+    seeds = sorted(sides[0].keys() & sides[1].keys())
+    shared = [set(side[seed]) for side in sides for seed in seeds]
+    cells = sorted(set.intersection(*shared)) if shared else []
+    if len(seeds) < 2 or len(cells) < 2:
+        return None
+    table = np.array([[sides[1][s][c] - sides[0][s][c] for c in cells] for s in seeds])
+    return crossed_mean([table]).interval()
+
+
+def compute(study: Study) -> str:
+    """What everything took."""
+    if not study.runs:
+        return NOT_RUN
+    rows = []
+    for kind in ("tuning", "main"):
+        for arm in (a for a in ARMS if study.of(kind, a)):
+            runs = study.of(kind, arm)
+            spent = [run.meta["compute"] for run in runs]
+            steps = sorted({run.meta["training"]["steps"] for run in runs})
+            devices = sorted({run.meta["device"] for run in runs})
+            rows.append(
+                (
+                    Text(kind),
+                    Text(arm),
+                    Text(", ".join(devices)),
+                    Text(str(len(runs))),
+                    Text(labels.DASH.join(map(labels.count, dict.fromkeys((steps[0], steps[-1]))))),
+                    Text(f"{statistics.fmean(s['train_flops'] for s in spent):.3g}"),
+                    Text(f"{statistics.fmean(s['gpu_seconds'] for s in spent) / 60:.1f}"),
+                    Text(f"{sum(s['gpu_seconds'] for s in spent) / 3600:.2f}"),
+                )
+            )
+    columns = ("List", "Arm", "Device", "Runs", "Steps", "FLOPs a training", "Minutes a run")
+    return markdown_table(PlainTable("compute", "", (*columns, "GPU hours"), tuple(rows), 3))
+
+
+def gpu_hours(study: Study) -> str:
+    """In all."""
+    hours = sum(run.meta["compute"]["gpu_seconds"] for run in study.runs) / 3600
+    return f"{hours:.1f}" if study.runs else NOT_RUN
+
+
+def summary(study: Study) -> str:
+    """The result in a sentence or two."""
+    parts = []
+    for against, said in (
+        ("attention", "on the same data"),
+        ("attention_matched", "against attention with its compute"),
+    ):
+        found = study.comparison(against)
+        if found is None:
+            continue
+        own = {s: found.averages[s] for s in found.group.main_settings if s in found.averages}
+        methods = dict.fromkeys(setting.method for setting in own)
+        means = {
+            method: statistics.fmean(d.points for s, d in own.items() if s.method == method)
+            for method in methods
+        }
+        told = [d.interval for d in own.values() if d.interval is not None]
+        above, below = sum(i.low > 0 for i in told), sum(i.high < 0 for i in told)
+        listed = [f"{labels.method(m)} {labels.signed(mean)}" for m, mean in means.items()]
+        parts.append(
+            f"{said}: {labels.joined(listed)} points (interval above zero in {above}, below it in "
+            f"{below} of {len(own)} settings)"
+        )
+    if not parts:
+        return NOT_RUN
+    return f"Memory minus attention, mean over tasks and budgets, {'; '.join(parts)}."
+
+
+BLOCKS: dict[str, Callable[[Study], str]] = {
+    "summary": summary,
+    "budget": budget,
+    "tuning": tuning,
+    "learned": learned,
+    "scores": scores,
+    "same_data": same_data,
+    "same_compute": same_compute,
+    "hit_rates": hit_rates,
+    "text_loss": text_loss,
+    "claims": claims,
+    "compute": compute,
+    "gpu_hours": gpu_hours,
+}

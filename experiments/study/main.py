@@ -1,0 +1,48 @@
+"""Part B of the study: attention, attention with the memory, and attention with its compute.
+
+  python -m launch.study --config=experiments/study/main.py --workdir=runs/study/main
+
+  attention           the recipe, without the memory
+  memory              the same with it: data, order, optimizer and shared parameters at the start
+  attention_matched   attention that trains on, to the memory run's FLOPs and optimizer steps
+
+Three training seeds each. `DIFFERS` lists every field besides the backbone in which `attention`
+and `memory` differ, as tuning chose; it is empty where one recipe suits both.
+"""
+
+import dataclasses
+
+from experiments.study.recipe import Recipe, experiment, main_needle
+from experiments.study.runs import Run, config_of, flops, with_compute_of
+
+SEEDS, SAMPLES = (0, 1, 2), 500
+
+# The base of tuning, at length: nothing has been chosen yet.
+RECIPE = Recipe(steps=12_000, rows=192_000)
+# Fields of `Recipe` that tuning chose otherwise for attention.
+DIFFERS: dict[str, object] = {}
+
+
+def _arms(seed: int) -> list[Run]:
+    def made(arm: str, backbone: str, recipe: Recipe):
+        return experiment(f"{arm}-seed{seed}", backbone, recipe, seed, SAMPLES, main_needle())
+
+    attention = dataclasses.replace(RECIPE, **DIFFERS)
+    if RECIPE.recurrence != "off":  # belongs to the memory's training; attention gets its compute
+        attention = dataclasses.replace(attention, recurrence="off")
+    plain, memory = made("attention", "attention", attention), made("memory", "memory", RECIPE)
+    matched = with_compute_of(made("attention_matched", "attention", attention), memory)
+    share = flops(memory) / flops(plain) - 1
+    arms = {
+        "attention": (plain, "no memory"),
+        "memory": (memory, f"the memory: {100 * share:.1f} % more FLOPs"),
+        "attention_matched": (matched, "no memory, trained on to the memory run's compute"),
+    }
+    return [Run("main", one.name, arm, differs, one) for arm, (one, differs) in arms.items()]
+
+
+RUNS = tuple(run for seed in SEEDS for run in _arms(seed))
+
+
+def get_config(name: str):
+    return config_of(RUNS, name)
