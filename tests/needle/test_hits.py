@@ -10,7 +10,7 @@ from ratjax.needle import engine, hits
 from ratjax.needle.drawing import draw_prompts
 from ratjax.needle.outputs import write_outputs
 from ratjax.needle.report import labels
-from tests.needle.test_engine import CONFIG, LABELS, model
+from tests.needle.test_engine import CONFIG, LABELS, SNAPKV, model
 from tests.train.conftest import compilation_cache, quick_compilation
 
 __all__ = ["compilation_cache", "model", "quick_compilation"]  # fixtures
@@ -62,20 +62,22 @@ def test_rates_ranks_and_what_a_hit_is_worth(monkeypatch):
     assert hits.summary(with_all, 2, 3)["given_miss"] == {"prompts": 0, "score_strict": None}
 
 
+def only(*settings):
+    """An evaluation of these settings with hit rates."""
+    return dataclasses.replace(
+        CONFIG, tasks=("niah_single_1",), dense=False, methods=(), extra=settings, hit_rates=True
+    )
+
+
 def test_an_evaluation_with_hit_rates(model, tokenizer, tmp_path):
-    config = dataclasses.replace(
-        CONFIG, tasks=("niah_single_1",), methods=("quest", "snapkv"), budgets=("1/4", "1"),
-        hit_rates=True,
-    )  # fmt: skip
+    config = only(Setting("quest", 16, 17, "1"), SNAPKV)
     found = engine.evaluate(model, tokenizer, config, 3, LABELS)
-    assert [row["method"] for row in found.hits] == ["quest", "quest", "snapkv", "snapkv"]
-    for row in found.hits:
-        rates = np.array(row["rates"])
-        assert rates.shape == (2, 4) and row["samples"] == 3
-        if row["budget"] == "1":  # everything is read
-            assert (rates == 1).all()
-            assert row["given_miss"]["prompts"] == 0
-    assert any((np.array(row["rates"]) < 1).any() for row in found.hits)
+    assert [row["method"] for row in found.hits] == ["quest", "snapkv"]
+    everything, some = (np.array(row["rates"]) for row in found.hits)
+    assert everything.shape == some.shape == (2, 4)
+    assert (everything == 1).all() and (some < 1).any()
+    assert found.hits[0]["given_miss"]["prompts"] == 0
+    assert all(row["samples"] == 3 for row in found.hits)
     # The answers are those without watching.
     plain = engine.evaluate(
         model, tokenizer, dataclasses.replace(config, hit_rates=False), 3, LABELS
@@ -85,16 +87,28 @@ def test_an_evaluation_with_hit_rates(model, tokenizer, tmp_path):
     assert (tmp_path / "hits.json").exists()
 
 
-def test_steered_settings_hit_always_or_never(model, tokenizer):
-    steered = (
-        Setting("quest", 16, 6, "3/8", golden="in"),
-        Setting("snapkv", 1, 64, "1/4", window=16, golden="out"),
-    )
-    config = dataclasses.replace(
-        CONFIG, tasks=("niah_single_1",), dense=False, methods=(), extra=steered, hit_rates=True
-    )
-    found = engine.evaluate(model, tokenizer, config, 3, LABELS)
-    assert [row["selector"] for row in found.hits] == ["original_golden_in", "original_golden_out"]
-    always, never = (np.array(row["rates"]) for row in found.hits)
-    assert (always == 1).all() and (never == 0).all()
+@pytest.mark.parametrize(
+    ("setting", "selector", "rate"),
+    [
+        (dataclasses.replace(SNAPKV, golden="out"), "original_golden_out", 0),
+        *(
+            pytest.param(Setting("quest", 16, 6, "3/8", **given), f"original_{name}", 1,
+                         marks=pytest.mark.slow)
+            for given, name in (
+                ({"golden": "in"}, "golden_in"),
+                ({"golden": "in", "select_with": "raw"}, "golden_in_select_with_raw"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_steered_settings_hit_always_or_never(model, tokenizer, setting, selector, rate):
+    found = engine.evaluate(model, tokenizer, only(setting), 3, LABELS)
+    (row,) = found.hits
+    assert row["selector"] == selector
+    assert (np.array(row["rates"]) == rate).all()
+
+
+def test_steered_settings_have_names():
     assert labels.selector_suffix("random_golden_in") == ", random selector, answer forced in"
+    named = labels.selector_suffix("original_select_with_raw_attend_to_raw")
+    assert "raw" in named and "_" not in named
