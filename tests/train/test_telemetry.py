@@ -15,6 +15,7 @@ from ratjax.errors import InputError
 from ratjax.model.checkpoint import load_model, steps
 from ratjax.model.parameters import to_model, to_parameters
 from ratjax.model.views import effective_lengths
+from ratjax.sparsity.dilated import Dilated
 from ratjax.train import TrainingStopped, train
 from ratjax.train.checkpoint import Checkpoints
 from ratjax.train.gates import DEFINITION, make_gate_lengths
@@ -103,6 +104,20 @@ def test_held_out_losses_are_those_of_the_saved_models(full, pieces):
         picked = np.take_along_axis(log_probability, targets[..., None], -1)[..., 0]
         # the same sums in another order
         np.testing.assert_allclose(measured[step], -picked[mask].mean(), rtol=1e-5)
+
+
+def test_the_held_out_loss_is_of_the_pattern_that_is_trained(full, pieces):
+    config, settings, data = pieces
+    adapted = dataclasses.replace(data.stages[0], recurrence="adapt")
+    settings = dataclasses.replace(settings, held_out_batches=1, recurrence_dilation=4)
+    (span,) = schedule(settings, DataConfig((adapted,)))
+    held_out = HeldOut(config, settings, (span,), None)
+    model, batch = load_model(full), held_out.batches[0][0]
+    log_probability = np.asarray(jax.nn.log_softmax(model(batch.tokens, Dilated(4))))
+    picked = np.take_along_axis(log_probability, batch.targets[..., None], -1)[..., 0]
+    found = held_out.loss(to_parameters(model), span)
+    # the same sums in another order
+    np.testing.assert_allclose(found, -picked[batch.mask].mean(), rtol=1e-5)
 
 
 def test_the_newest_the_best_and_every_fourth_are_kept(full):
