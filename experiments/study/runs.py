@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from ratjax.config.data import schedule
+from ratjax.config.data import DataStage, schedule
 from ratjax.config.experiment import Experiment
 from ratjax.config.overrides import to_config_dict
 from ratjax.errors import ConfigError, InputError, nearest
@@ -123,7 +123,7 @@ def with_compute_of(experiment: Experiment, other: Experiment) -> Experiment:
     return dataclasses.replace(experiment, data=data)
 
 
-def _step(experiment: Experiment, stage) -> float:
+def _step(experiment: Experiment, stage: DataStage) -> float:
     model = experiment.model_config(experiment.backbone)
     patterns = [p for one in passes(experiment.train, stage.recurrence) for p in one.values()]
     return step_flops(model, patterns, stage.sequence_length, stage.batch_size)

@@ -23,6 +23,10 @@ from ratjax.errors import ConfigError, InputError
 from ratjax.model.parameters import abstract_parameters, initial_parameters
 from ratjax.needle.settings import identity, pattern_of
 from ratjax.train.flops import step_flops
+from ratjax.train.step import passes
+from tests.train.conftest import compilation_cache, quick_compilation
+
+__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 RUNS = (*tuning.RUNS, *main.RUNS)
 # Where a knob of `Recipe` stands in an experiment. A changed mixture changes all of its folders.
@@ -108,8 +112,6 @@ def test_the_main_pair_differs_in_the_memory_and_what_the_file_says(seed):
 def by_hand(made):
     """All operations, from the formula for one step alone."""
     model, total = made.model_config(made.backbone), 0.0
-    from ratjax.train.step import passes
-
     for stage in made.data.stages:
         for one in passes(made.train, stage.recurrence):
             for pattern in one.values():
@@ -201,6 +203,8 @@ def test_data_is_made_once_and_fits_every_stage(prepared):
         assert batch.mask.any(1).all()  # every record teaches something
     full = json.loads((root / "niah_multikey_2-1024-3-q8" / "index.json").read_text())
     assert full["rows"] == 3 and full["parts"][0]["questions"] == 8
+    drills = json.loads((root / "drills-256-12" / "index.json").read_text())
+    assert drills["tasks"] == {"drill": 12} and len(set(drills["seed"])) == 3
 
 
 def test_more_questions_teach_more_of_the_same_context(prepared):
@@ -208,13 +212,8 @@ def test_more_questions_teach_more_of_the_same_context(prepared):
     targets = {}
     for questions in (1, 8):
         folder = data.Folders(str(root), 24, questions).needles(1024)[4]
-        if not pathlib.Path(folder).exists():
-            (job,) = data._shards(folder, str(root / "tokenizer.json"))
-            rows = data._make(job)
-        else:
-            index = np.load(pathlib.Path(folder) / "loss_mask.npy")
-            rows = dataclasses.make_dataclass("Rows", ["loss_mask"])(index)
-        targets[questions] = rows.loss_mask.sum(1).mean()
+        (job,) = data._shards(folder, str(root / "tokenizer.json"))
+        targets[questions] = data._make(job).loss_mask.sum(1).mean()
     assert targets[8] > 6 * targets[1]
 
 

@@ -16,7 +16,7 @@ from launch import study as launch_study
 from launch.study_queue import Job, Queue
 from ratjax.config.overrides import to_json
 
-# Two runs of three steps and one of four, so small that two cores train them in seconds.
+# A pair so small that two cores train it in seconds.
 TINY = """
 import dataclasses
 
@@ -30,7 +30,7 @@ MODEL = dict(
 )
 
 def run(backbone, seed):
-    recipe = Recipe(steps={steps}, rows=16, folder=r"{folder}/data")
+    recipe = Recipe(steps={steps}, rows=16, curriculum="full", folder=r"{folder}/data")
     needle = dataclasses.replace(
         main_needle(), tasks=("niah_single_2", "niah_multivalue"), methods=("quest",),
         budgets=("1/4",), batch_size=4, tokens_to_generate=30,
@@ -43,7 +43,9 @@ def run(backbone, seed):
         made,
         model=dataclasses.replace(made.model, **MODEL),
         data=dataclasses.replace(made.data, stages=stages),
-        train=dataclasses.replace(made.train, log_every=1, held_out_every=0),
+        train=dataclasses.replace(
+            made.train, log_every=1, held_out_every=0, gate_lengths=False
+        ),
     )
     return Run("main", name, backbone, "nothing", made)
 
@@ -224,7 +226,7 @@ def test_the_whole_way_with_an_interruption(study, tmp_path, monkeypatch):
     """Two tiny runs, the first one stopped in training; then collected, and put into tables."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(launch_study, "visible_devices", lambda wanted: [None])
-    path, work = tiny(tmp_path, steps=120), tmp_path / "runs"
+    path, work = tiny(tmp_path, steps=40), tmp_path / "runs"
     metrics = work / "memory-seed0" / "model" / "metrics.jsonl"
 
     def interrupt():
@@ -254,7 +256,7 @@ def test_the_whole_way_with_an_interruption(study, tmp_path, monkeypatch):
     assert [run.arm for run in runs] == ["attention", "memory"]
     for run in runs:
         assert {r.run for r in run.results} == {"main"} and len(run.results) == 3 * 2
-        assert run.meta["training"]["loss"][-1][0] == 120 and run.held_out_loss() > 0
+        assert run.meta["training"]["loss"][-1][0] == 40 and run.held_out_loss() > 0
         assert run.meta["compute"]["gpu_seconds"] > 0
         assert len(run.hits) == 2 * 2
     assert runs[0].meta["prompts"] == runs[1].meta["prompts"]
