@@ -267,7 +267,10 @@ def test_layers_may_differ():
         model(tokens, (dense.Dense(),))
 
 
-@pytest.mark.parametrize("method", ["quest", "moba", "snapkv"])
+@pytest.mark.parametrize(
+    "method",
+    ["quest", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moba", "snapkv"))],
+)
 def test_random_selectors_do_not_depend_on_the_batch(method):
     random = {
         "quest": quest.Quest(8, 3, selector="random"),
