@@ -53,7 +53,7 @@ class Study:
             for run in self.of("main", arm)
             for result in run.results
         ]
-        (found,) = groups(rows)
+        found, *_ = groups(rows)  # the shortest context
         return found
 
     def comparison(self, against: str) -> Comparison | None:

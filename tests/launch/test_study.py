@@ -15,6 +15,7 @@ from launch import command
 from launch import study as launch_study
 from launch.study_queue import Job, Queue
 from ratjax.config.overrides import to_json
+from ratjax.needle import load_essays
 
 # A pair so small that two cores train it in seconds.
 TINY = """
@@ -224,6 +225,8 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
 @pytest.mark.slow
 def test_the_whole_way_with_an_interruption(study, tmp_path, monkeypatch):
     """Two tiny runs, the first one stopped in training; then collected, and put into tables."""
+    if load_essays(None).n_words < 10_000:
+        pytest.skip("the short text that is shipped has no 1024 tokens to hold out")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(launch_study, "visible_devices", lambda wanted: [None])
     path, work = tiny(tmp_path, steps=40), tmp_path / "runs"
