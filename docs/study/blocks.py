@@ -165,7 +165,10 @@ def _differences(study: Study, against: str) -> str:
     content = study.content(found.group, (found,))
     tables = plain_tables(content, found.group, (found,))
     wanted = [t for t in tables if t.key == "means" or t.key.startswith("differences")]
-    return _tables(wanted).replace("minus attention", f"minus {against}")
+    text = _tables(wanted)  # in which the other arm is called attention
+    for column in ("minus attention", "| attention |"):
+        text = text.replace(column, column.replace("attention", against))
+    return text
 
 
 def _tables(tables: Sequence[PlainTable]) -> str:

@@ -346,7 +346,8 @@ def test_tables_tell_the_arms_apart(made_up):
         ]
         points = float(re.search(r"\| \**\+([\d.]+)\**(?: \[|\*)", row)[1])
         assert low < points < high, row
-    assert "memory minus attention_matched" in found["same_compute"]
+    assert "| attention_matched | memory | memory minus attention_matched" in found["same_compute"]
+    assert "| attention | memory | memory minus attention " in found["same_data"]
     assert found["learned"].count("8 of 8") == 3
     assert "| tuning | memory | none | 2 |" in found["compute"]
     assert found["budget"] == "attention: 2 runs of 5 steps; memory: 2 runs of 5 steps"
