@@ -13,7 +13,7 @@ from ratjax.needle.report import labels
 from ratjax.needle.report.compare import Comparison, compare
 from ratjax.needle.report.content import Content
 from ratjax.needle.report.grid import Group, groups
-from ratjax.needle.report.markdown import _table as markdown_table
+from ratjax.needle.report.markdown import pipe_table
 from ratjax.needle.report.plain import PLUS_MINUS, PlainTable, Text, plain_tables
 from ratjax.needle.report.predictions import Predictions
 from ratjax.needle.statistics import Estimate
@@ -103,7 +103,7 @@ def tuning(study: Study) -> str:
         )
     columns = ("Backbone", "Differs", "Dense mean", "Text loss")
     columns += (*map(labels.task, _tasks(runs)), "GPU minutes")
-    return markdown_table(PlainTable("tuning", "", columns, tuple(rows), 2))
+    return pipe_table(PlainTable("tuning", "", columns, tuple(rows), 2))
 
 
 def _tasks(runs: Sequence[Stored]) -> list[str]:
@@ -135,7 +135,7 @@ def learned(study: Study) -> str:
         count = Text(f"{above} of {len(means)}", bold=above >= LEARNED_TASKS)
         rows.append((Text(arm), Text(str(len(own))), *marked, count))
     columns = ("Arm", "Seeds", *map(labels.task, _tasks(runs)), f"At least {LEARNED:g}")
-    return markdown_table(PlainTable("learned", "", columns, tuple(rows), 1))
+    return pipe_table(PlainTable("learned", "", columns, tuple(rows), 1))
 
 
 def scores(study: Study) -> str:
@@ -174,7 +174,7 @@ def _differences(study: Study, against: str) -> str:
 def _tables(tables: Sequence[PlainTable]) -> str:
     parts = []
     for table in tables:
-        parts += [f"**{table.title}**", markdown_table(table)]
+        parts += [f"**{table.title}**", pipe_table(table)]
         parts += [table.note.replace("*", "\\*")] if table.note else []
     return "\n\n".join(parts)
 
@@ -205,7 +205,7 @@ def hit_rates(study: Study) -> str:
             row.append(Text(f"{100 * best:.1f} / {100 * mean:.1f}"))
         rows.append(tuple(row))
     columns = ("Method", "Budget", *(f"{a}, best / all heads" for a in ARMS if study.of("main", a)))
-    return markdown_table(PlainTable("hits", "", columns, tuple(rows), 2))
+    return pipe_table(PlainTable("hits", "", columns, tuple(rows), 2))
 
 
 def text_loss(study: Study) -> str:
@@ -219,7 +219,7 @@ def text_loss(study: Study) -> str:
             rows.append((Text(arm), Text(f"{statistics.fmean(losses):.3f}{spread}")))
     if not rows:
         return NOT_RUN
-    return markdown_table(PlainTable("text", "", ("Arm", "Nats a token"), tuple(rows), 1))
+    return pipe_table(PlainTable("text", "", ("Arm", "Nats a token"), tuple(rows), 1))
 
 
 def claims(study: Study) -> str:
@@ -238,7 +238,7 @@ def claims(study: Study) -> str:
     if not rows:
         return NOT_RUN
     columns = ("Mean over tasks, seeds and prompts drawn", "Points [95 %]", "The memory is")
-    return markdown_table(PlainTable("claims", "", columns, tuple(rows), 1))
+    return pipe_table(PlainTable("claims", "", columns, tuple(rows), 1))
 
 
 def _judged(name: str, interval: Estimate | None) -> tuple[Text, Text, Text]:
@@ -297,7 +297,7 @@ def compute(study: Study) -> str:
                 )
             )
     columns = ("List", "Arm", "Device", "Runs", "Steps", "FLOPs a training", "Minutes a run")
-    return markdown_table(PlainTable("compute", "", (*columns, "GPU hours"), tuple(rows), 3))
+    return pipe_table(PlainTable("compute", "", (*columns, "GPU hours"), tuple(rows), 3))
 
 
 def gpu_hours(study: Study) -> str:

@@ -24,12 +24,13 @@ def markdown(content: Content, figures: Sequence[str] = ()) -> str:
     for group, comparisons in zip(content.groups, content.comparisons, strict=True):
         parts.append(f"## {group_label(group)}")
         for table in plain_tables(content, group, comparisons):
-            parts += [f"### {table.title}", _table(table)]
+            parts += [f"### {table.title}", pipe_table(table)]
             parts += [_escape(table.note)] if table.note else []
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: PlainTable) -> str:
+def pipe_table(table: PlainTable) -> str:
+    """One table as a Markdown table between pipes."""
     rule = [":--" if i < table.left else "--:" for i in range(len(table.columns))]
     lines = [table.columns, rule, *([_cell(cell) for cell in row] for row in table.rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
