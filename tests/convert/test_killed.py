@@ -128,6 +128,7 @@ def repeat(case, tmp_path, times: int, seed: int) -> None:
     assert interrupted, "no kill fell into a conversion: the test shows nothing"
 
 
+@pytest.mark.slow
 def test_two_kills(case, tmp_path):
     repeat(case, tmp_path, times=2, seed=0)
 

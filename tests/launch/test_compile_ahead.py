@@ -130,6 +130,7 @@ def test_a_program_is_compiled_read_and_kept(ahead, experiment_file, tmp_path):
     assert (tmp_path / "step.txt").read_text().startswith("HloModule")
 
 
+@pytest.mark.slow
 def test_the_launch_trains_with_what_was_saved(ahead, launch, experiment_file, tmp_path, rows):
     """The same losses, with the training step compiled by one command and loaded by the other."""
     own = (f"--config={experiment_file()}", "--config.backbone=memory")

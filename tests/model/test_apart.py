@@ -21,7 +21,11 @@ def stacked():
 
 
 @pytest.mark.parametrize(
-    "pattern", [Quest(4, 2), (Dense(), Quest(4, 2), Quest(4, 2))], ids=["one", "by layer"]
+    "pattern",
+    [
+        pytest.param(Quest(4, 2), marks=pytest.mark.slow, id="one"),
+        pytest.param((Dense(), Quest(4, 2), Quest(4, 2)), id="by layer"),
+    ],
 )
 def test_layers_apart_say_the_same(pattern):
     tokens = jax.random.randint(jax.random.key(1), (2, 16), 0, CONFIG.vocab_size)
@@ -30,6 +34,7 @@ def test_layers_apart_say_the_same(pattern):
     np.testing.assert_array_equal(stacked().apart().generate(tokens, lengths, 6, pattern), expected)
 
 
+@pytest.mark.slow
 def test_one_prefill_serves_layers_apart_too():
     tokens = jax.random.randint(jax.random.key(1), (2, 16), 0, CONFIG.vocab_size)
     lengths, patterns = jnp.asarray([16, 9], jnp.int32), (Dense(), Quest(4, 2))

@@ -59,7 +59,8 @@ def test_files_of_the_build_are_copied_before_the_first_install():
 def test_accelerators_are_extras():
     named = re.search(r"# (\w+) or (\w+): the extra of pyproject.toml", TEXT).groups()
     assert set(named) == {"tpu", "gpu"} <= EXTRAS.keys()
-    assert 'pip install ".[${ACCELERATOR}]"' in TEXT and "ACCELERATOR=tpu" in arguments("ARG")
+    assert "gcs" in EXTRAS and 'pip install ".[${ACCELERATOR},gcs]"' in TEXT
+    assert "ACCELERATOR=tpu" in arguments("ARG")
 
 
 def test_the_base_is_pinned_and_serves_the_project():
