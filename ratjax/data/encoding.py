@@ -43,7 +43,7 @@ cached_tokenizer = functools.lru_cache(1)(load_tokenizer)
 
 
 def digest(tokenizer: tokenizers.Tokenizer) -> str:
-    """Names a tokenizer by its content."""
+    """Names a tokenizer by its content: the SHA-256 of its JSON, which stored rows keep too."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 

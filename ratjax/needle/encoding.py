@@ -1,6 +1,5 @@
 """The given tokenizer, made safe to measure with: no special tokens, padding or truncation."""
 
-import hashlib
 from collections.abc import Sequence
 
 from tokenizers import Encoding, Tokenizer
@@ -74,8 +73,3 @@ def token_span(encoding: Encoding, start: int, stop: int) -> tuple[int, int]:
     first = next(token for token in held if token is not None)
     held = (encoding.char_to_token(char) for char in range(stop - 1, start - 1, -1))
     return first, next(token for token in held if token is not None) + 1
-
-
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the tokenizer's JSON, by which stored rows name it."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 
 from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.config.overrides import to_json
+from ratjax.data.encoding import digest
 from ratjax.errors import InputError
 from ratjax.model import Decoder
 from ratjax.model.parameters import checksum
 from ratjax.needle import cells, drawing, hits
 from ratjax.needle.batching import Batch, Prompt, batches
 from ratjax.needle.drawing import draw_prompts, row_of
-from ratjax.needle.encoding import fingerprint
 from ratjax.needle.essays import load_essays
 from ratjax.needle.files import read_prompts
 from ratjax.needle.journal import Journal, Line, in_first_process
@@ -214,7 +214,7 @@ def _run(
             "needle": to_json(config),
             "model": to_json(model.config),
             "parameters": bits,
-            "tokenizer": fingerprint(tokenizer),
+            "tokenizer": digest(tokenizer),
         }
         if config.files:  # whose contents may change while their names stay
             depends_on["prompts"] = [prompt_id(p.row) for p in prompts]

@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Int32
 from tokenizers import Tokenizer
 
+from ratjax.data.encoding import digest
 from ratjax.errors import InputError, check_positive
 from ratjax.needle import wording
 from ratjax.needle.copying import CopyRows, copy_rows
 from ratjax.needle.drawing import DrawnPrompt, draw_prompts
 from ratjax.needle.drills import DrillRows, drill_rows
-from ratjax.needle.encoding import encode, fingerprint, plain
+from ratjax.needle.encoding import encode, plain
 from ratjax.needle.essays import Essays
 from ratjax.needle.rowfile import Rows
 from ratjax.needle.tasks import Task, find_task
@@ -127,7 +128,7 @@ def build_rows(
         "parts": [_describe(part) for part in parts],
         "eos_id": eos_id,
         "shuffled": shuffle,
-        "tokenizer_sha256": fingerprint(tokenizer),
+        "tokenizer_sha256": digest(tokenizer),
         "version": importlib.metadata.version("ratjax"),
     }
     return Rows(tokens, mask, index)
