@@ -17,25 +17,16 @@ from experiments.study import data
 from ratjax.config.data import DataConfig, DataStage
 from ratjax.config.experiment import Experiment
 from ratjax.config.mesh import MeshConfig
-from ratjax.config.model import MemoryConfig, ModelConfig
+from ratjax.config.model import MemoryConfig
 from ratjax.config.needle import NeedleConfig, Setting
+from ratjax.config.presets import preset
 from ratjax.config.train import TrainConfig
 from ratjax.errors import check_choice, check_positive
 
 LENGTH, SHORT, TOKENS_A_STEP = 1024, 256, 32_768
 BLOCK, BUDGETS = 16, ("1/4", "1/8", "1/16")
 
-MODEL = ModelConfig(
-    vocab_size=4096,
-    hidden_size=512,
-    num_layers=6,
-    num_heads=8,
-    num_kv_heads=8,
-    head_dim=64,
-    intermediate_size=1408,
-    rope_theta=10_000.0,
-    dtype="bfloat16",
-)
+MODEL = dataclasses.replace(preset("study"), dtype="bfloat16")
 
 # 64 blocks of 16 tokens, as the paper's 4096 tokens are 64 blocks of 64; SnapKV's window is
 # likewise a 64th of the context. Answers take at most 30 tokens or so.

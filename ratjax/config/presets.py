@@ -1,4 +1,4 @@
-"""Published shapes: OLMo2 1B to 32B, released RAT+ 1B to 7B, and `tiny` for tests.
+"""Published shapes: OLMo2 1B to 32B, released RAT+ 1B to 7B; the study's own, and `tiny` for tests.
 
 OLMo2 from the checkpoints' config.json (allenai/OLMo-2-0425-1B, -1124-7B, -1124-13B,
 -0325-32B); RAT+ from the released code (wimh966/rat-plus). RAT+ entries carry the memory as
@@ -54,6 +54,16 @@ PRESETS = {
     "ratplus_1b": _ratplus(2048, 24),
     "ratplus_3b": _ratplus(2560, 28),
     "ratplus_7b": _ratplus(4096, 32),
+    "study": ModelConfig(
+        vocab_size=4096,
+        hidden_size=512,
+        num_layers=6,
+        num_heads=8,
+        num_kv_heads=8,
+        head_dim=64,
+        intermediate_size=1408,
+        rope_theta=10_000.0,
+    ),
     "tiny": ModelConfig(
         vocab_size=512,
         hidden_size=64,
