@@ -17,6 +17,7 @@ from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.model import Decoder
 from ratjax.model.parameters import abstract_parameters, inference_dtypes, to_model
+from ratjax.model.storage import shapes_of
 from ratjax.shapes import Lengths, PromptKeys, Tokens
 from ratjax.sharding import make_mesh
 from ratjax.sparsity.dense import Dense
@@ -123,21 +124,14 @@ def decode(
     """One token of each of `batch` sequences behind prompts of `length` tokens, on one device."""
     place = partial(on_device, device=device)
     weights, tokens, lengths, keys = map(place, _prompts(model, batch, length))
-    structures = []
-
-    def leaves_after_prefill(*prompts):
-        """The state's leaves: its own classes hold arrays, not their shapes."""
-        _, state, _ = _prefill(*prompts, pattern=pattern, new_tokens=new_tokens)
-        leaves, structure = jax.tree.flatten(state)
-        structures.append(structure)
-        return leaves
-
+    prefilled = lambda *prompts: _prefill(*prompts, pattern, new_tokens)[1]  # noqa: E731
     with alone(device):
-        state = place(jax.eval_shape(leaves_after_prefill, weights, tokens, lengths, keys))
+        leaves, structure = shapes_of(prefilled, weights, tokens, lengths, keys)
+    state = place(leaves)
     last = place(jax.ShapeDtypeStruct((batch, 1), jnp.int32))
 
     def step(model, tokens, leaves, keys):
-        return model.decode(tokens, jax.tree.unflatten(structures[0], leaves), pattern, keys)
+        return model.decode(tokens, jax.tree.unflatten(structure, leaves), pattern, keys)
 
     run = jax.jit(step, donate_argnums=2)
 
