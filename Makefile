@@ -55,7 +55,7 @@ $(VENV)/tpu/ready: $(VENV)/ready
 # Kernels compiled for TPUs, without one.
 test-tpu: setup-tpu
 	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost PYTHONPATH=$(VENV)/tpu \
-	  $(BIN)/python -m pytest -n auto -m tpu_compile
+	  JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto -m tpu_compile
 
 quickstart: setup
 	$(BIN)/python -m launch.quickstart

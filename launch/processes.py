@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,7 @@ def join() -> None:
     Raises:
       InputError: flags that do not go together.
     """
+    _make_room_for_emulated_devices()
     address, count, index = (
         command.FLAGS[name].value for name in ("coordinator", "processes", "process")
     )
@@ -86,3 +88,18 @@ def one_at_a_time() -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed
         yield
+
+
+def _make_room_for_emulated_devices() -> None:
+    """Gives XLA threads enough for a CPU that is told to be several devices.
+
+    Each device's part of a collective holds a thread until the others' parts arrive, and a
+    program's independent collectives may start in another order on each device. With a thread a
+    core (XLA's default, or a thread a device if that is more) all can hold one and wait for
+    parts that find none, which XLA ends after 40 seconds by aborting. `NPROC` is where XLA reads
+    the number from (`DefaultThreadPoolSize`, xla/pjrt/utils.cc).
+    """
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    count = int(flag[1]) if flag else jax.config.jax_num_cpu_devices
+    if count > 1:
+        os.environ.setdefault("NPROC", str(8 * count))

@@ -18,6 +18,7 @@ from ratjax.convert import convert, export, plan
 from ratjax.convert.safetensors_file import read_header, write_file
 from ratjax.convert.source import NotHereError, find
 from ratjax.errors import ConfigError, InputError
+from tests.models import initial
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = preset("tiny")
@@ -315,13 +316,10 @@ def test_unknown_choices(sound):
 def test_models_that_are_no_olmo2_are_not_exported(tmp_path):
     import dataclasses
 
-    import jax
-
-    from ratjax.model import Decoder
     from ratjax.model.checkpoint import save_model
 
     config = dataclasses.replace(TINY, norm="pre")
-    model = jax.jit(lambda: Decoder(config, jax.random.key(0)))()
+    model = initial(config)
     save_model(tmp_path / "ours", model, None, {})
     with pytest.raises(ConfigError, match=r"model\.norm='pre': OLMo2 has 'post'"):
         export(tmp_path / "ours", tmp_path / "hf")

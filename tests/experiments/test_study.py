@@ -24,9 +24,6 @@ from ratjax.model.parameters import abstract_parameters, initial_parameters
 from ratjax.needle.settings import identity, pattern_of
 from ratjax.train.flops import step_flops
 from ratjax.train.step import passes
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 RUNS = (*tuning.RUNS, *main.RUNS)
 # Where a knob of `Recipe` stands in an experiment. A changed mixture changes all of its folders.

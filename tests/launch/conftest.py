@@ -8,9 +8,6 @@ from absl import flags
 
 from launch import command
 from ratjax.data import write_rows
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 EXPERIMENT = """
 from ratjax.config.data import DataConfig, DataStage

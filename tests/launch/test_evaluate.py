@@ -19,7 +19,6 @@ from launch import command, processes
 from launch import evaluate as launch_evaluate
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
-from ratjax.model import Decoder
 from ratjax.model.checkpoint import save_model
 from ratjax.needle import load_essays
 from ratjax.needle.essays import SHIPPED
@@ -31,6 +30,7 @@ from ratjax.config.experiment import Experiment
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.overrides import to_config_dict
 from ratjax.config.presets import preset
+from tests.models import initial
 
 def get_config():
     needle = NeedleConfig(
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
     tokenizer.save(str(root / "tokenizer.json"))
     for backbone, memory in (("attention", None), ("memory", MemoryConfig())):
         config = with_memory(preset("tiny"), memory)
-        model = jax.jit(lambda config=config: Decoder(config, jax.random.key(0)))()
+        model = initial(config)
         save_model(root / "models" / backbone, model, root / "tokenizer.json", {})
     (root / "experiment.py").write_text(EXPERIMENT.format(essays=SHIPPED))
     return root
@@ -160,7 +160,8 @@ def process(folder, workdir, *more, devices=1):
         f"--checkpoint={folder / 'models'}", f"--workdir={workdir}", "--config.samples=5", *more,
     ]  # fmt: skip
     count = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(command_line, cwd=ROOT, env=environment)
 
 

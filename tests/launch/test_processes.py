@@ -107,7 +107,8 @@ def start(config, workdir, count, *more):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     devices = f"--xla_force_host_platform_device_count={8 // count}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     line = [sys.executable, "-m", "launch.train", f"--config={config}", f"--workdir={workdir}"]
     joined = [f"--coordinator=localhost:{port}", f"--processes={count}"] if count > 1 else []
     return [

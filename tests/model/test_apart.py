@@ -7,17 +7,18 @@ import pytest
 
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
-from ratjax.model import Decoder, staged
+from ratjax.model import staged
 from ratjax.model.generation import prompt_keys
 from ratjax.model.parameters import checksum
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.quest import Quest
+from tests.models import initial
 
 CONFIG = with_memory(dataclasses.replace(preset("tiny"), num_layers=3), MemoryConfig())
 
 
 def stacked():
-    return Decoder(CONFIG, jax.random.key(0))
+    return initial(CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,12 @@ from ratjax.config.presets import PRESETS, preset, with_memory
 from ratjax.errors import ConfigError
 from ratjax.model import Decoder
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
+from tests.models import initial
 
 TINY = preset("tiny")
 RATPLUS = dataclasses.replace(
     TINY, mlp="gelu", norm="pre", qk_norm=False, output_gate=True, tie_embeddings=True
 )
-
-
-decoder = jax.jit(lambda config: Decoder(config, jax.random.key(0)), static_argnums=0)
 
 
 def tokens_for(config, batch=2, time=24, seed=1):
@@ -31,7 +29,7 @@ def tokens_for(config, batch=2, time=24, seed=1):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("memory", [None, MemoryConfig()], ids=["attention", "memory"])
 def test_logits_are_float32_and_finite(config, dtype, memory):
-    model = decoder(with_memory(dataclasses.replace(config, dtype=dtype), memory))
+    model = initial(with_memory(dataclasses.replace(config, dtype=dtype), memory))
     logits = model(tokens_for(config))
     assert logits.dtype == jnp.float32
     assert logits.shape == (2, 24, config.vocab_size)
@@ -46,7 +44,7 @@ def test_logits_are_float32_and_finite(config, dtype, memory):
 )  # fmt: skip
 def test_causality_by_gradient(pattern):
     """The loss at position t has no gradient with respect to any later embedding."""
-    model = decoder(with_memory(TINY, MemoryConfig(init="log_uniform")))
+    model = initial(with_memory(TINY, MemoryConfig(init="log_uniform")))
     tokens = tokens_for(TINY, batch=1)
     embedded = model.embed(tokens, tokens)
 
@@ -67,7 +65,7 @@ def test_causality_by_gradient(pattern):
 def test_olmo2_block_is_post_norm_and_ratplus_pre_norm():
     """Scaling the residual's input tells the two orders apart, whatever the weights."""
     for config, invariant in ((TINY, False), (RATPLUS, True)):
-        model = decoder(config)
+        model = initial(config)
         block = jax.tree.map(lambda a: a[0], model.blocks)
         x = 5 * jax.random.normal(jax.random.key(2), (1, 8, config.hidden_size))
         attend = lambda h: (block.attention(h, dense.Dense()),)  # noqa: B023, E731
@@ -83,12 +81,13 @@ def test_rematerialisation_changes_no_gradient(remat):
     tokens = tokens_for(config)
 
     def gradients(policy):
-        model = decoder(dataclasses.replace(config, remat=policy))
+        model = initial(dataclasses.replace(config, remat=policy))
         return jax.jit(jax.grad(lambda m: jnp.sum(jnp.sin(m.hidden(tokens)))))(model)
 
     expected, found = gradients("none"), gradients(remat)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)  # another fusion, same sums
+        # Another fusion, same sums: float32's rounding of the largest terms.
+        np.testing.assert_allclose(a, b, atol=1e-6 * np.abs(a).max(), rtol=1e-4)
 
 
 def experiment(**changes):
@@ -104,7 +103,7 @@ def test_the_pair_differs_in_one_field():
 def test_the_pair_shares_its_initial_parameters():
     pair = experiment(qk_init="equal", previous_token_embedding=True)
     attention, memory = (
-        dict(jax.tree_util.tree_leaves_with_path(Decoder(pair.model_config(b), jax.random.key(4))))
+        dict(jax.tree_util.tree_leaves_with_path(initial(pair.model_config(b), 4)))
         for b in ("attention", "memory")
     )
     extra = set(memory) - set(attention)
@@ -124,7 +123,7 @@ def test_the_pair_selects_by_the_same_program(pattern):
     lengths = jnp.array([24, 11], jnp.int32)
 
     def selection(backbone):
-        model = decoder(experiment().model_config(backbone))
+        model = initial(experiment().model_config(backbone))
         attention = jax.tree.map(lambda a: a[0], model.blocks).attention
         x = jax.random.normal(jax.random.key(1), (2, 24, TINY.hidden_size))
         q, k, v, _ = attention.states(x)
@@ -139,14 +138,14 @@ def test_the_pair_selects_by_the_same_program(pattern):
 
 
 def test_equal_qk_init_copies_each_groups_first_query_head():
-    model = Decoder(dataclasses.replace(TINY, qk_init="equal"), jax.random.key(0))
+    model = initial(dataclasses.replace(TINY, qk_init="equal"))
     attention = model.blocks.attention
     np.testing.assert_array_equal(attention.w_k[...], attention.w_q[...][:, :, ::2])
 
 
 def test_previous_token_embedding_is_the_previous_tokens():
     config = dataclasses.replace(TINY, previous_token_embedding=True)
-    model = Decoder(config, jax.random.key(0))
+    model = initial(config)
     tokens = jnp.array([[3, 5, 7]], jnp.int32)
     table, before = model.embedding[...], model.previous_embedding[...]
     hidden = model.embed(tokens, jnp.array([[-1, 3, 5]], jnp.int32))

@@ -11,20 +11,14 @@ import oracles
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import InputError
-from ratjax.model import Decoder
 from ratjax.model import generation as generation_module
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 from ratjax.sparsity.pattern import Both, Pattern, Reads
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.models import initial
 
 PROMPTS = np.array([37, 16, 5])
 NEW = 14
 TOTAL = int(PROMPTS.max()) + NEW
-
-
-initial = jax.jit(lambda config, seed: Decoder(config, jax.random.key(seed)), static_argnums=0)
 
 
 def decoder(memory=True, seed=0, init="log_uniform", **changes):

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,9 +11,9 @@ import ratjax
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import InputError
-from ratjax.model import Decoder
 from ratjax.model.checkpoint import save_model
 from ratjax.model.parameters import to_parameters
+from tests.models import initial
 
 CONFIG = with_memory(preset("tiny"), MemoryConfig())
 
@@ -22,7 +21,7 @@ CONFIG = with_memory(preset("tiny"), MemoryConfig())
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect") / "model"
-    model = jax.jit(lambda: Decoder(CONFIG, jax.random.key(0)))()
+    model = initial(CONFIG)
     save_model(folder, model, None, {"source": "made up"})
     return folder, to_parameters(model)
 

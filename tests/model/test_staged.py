@@ -8,9 +8,6 @@ import pytest
 from ratjax.model import generation, staged
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 from tests.model.test_generation import NEW, PROMPTS, decoder, sequences
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 FEW = (dense.Dense(), quest.Quest(8, 3), snapkv.SnapKV(6, 12))
 SHARING = (

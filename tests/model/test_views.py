@@ -1,22 +1,20 @@
 """Gates and attention weights, laid open."""
 
-import jax
 import numpy as np
 import pytest
 
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import InputError
-from ratjax.model import Decoder
 from ratjax.model.views import attention_inputs, attention_weights, effective_lengths, layer_of
 from ratjax.sparsity.dense import Dense
+from tests.models import initial
 
 TOKENS = np.arange(20)[None] % 13
 
 
 def decoder(memory):
-    config = with_memory(preset("tiny"), memory)
-    return jax.jit(lambda: Decoder(config, jax.random.key(0)))()
+    return initial(with_memory(preset("tiny"), memory))
 
 
 def test_effective_lengths_of_a_known_gate():

@@ -12,16 +12,14 @@ from ratjax.config.model import MemoryConfig
 from ratjax.config.needle import NeedleConfig, Setting
 from ratjax.config.presets import preset, with_memory
 from ratjax.errors import ConfigError, InputError
-from ratjax.model import Decoder, generate
+from ratjax.model import generate
 from ratjax.needle import cost, engine
 from ratjax.needle.batching import Prompt, batches
 from ratjax.needle.outputs import write_outputs
 from ratjax.needle.runner import Runner, groups
 from ratjax.needle.settings import pattern_of
 from ratjax.train.flops import matmul_weights
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.models import initial
 
 CONFIG = NeedleConfig(
     tasks=("niah_single_1", "niah_multikey_2"),
@@ -42,7 +40,7 @@ LABELS = {"run": "test", "backbone": "memory", "train_seed": 0}
 def model(tokenizer):
     config = dataclasses.replace(preset("tiny"), vocab_size=tokenizer.get_vocab_size())
     config = with_memory(config, MemoryConfig(init="log_uniform"))
-    made = jax.jit(lambda: Decoder(config, jax.random.key(0)))()
+    made = initial(config)
     # Wider weights than at the start of training: what is read then changes what is said.
     return jax.tree.map(lambda a: a * 3 if a.ndim > 2 else a, made)
 

@@ -11,9 +11,8 @@ from ratjax.needle.drawing import draw_prompts
 from ratjax.needle.outputs import write_outputs
 from ratjax.needle.report import labels
 from tests.needle.test_engine import CONFIG, LABELS, SNAPKV, model
-from tests.train.conftest import compilation_cache, quick_compilation
 
-__all__ = ["compilation_cache", "model", "quick_compilation"]  # fixtures
+__all__ = ["model"]  # a fixture
 
 
 @pytest.mark.parametrize("task", ["niah_single_1", "niah_single_3", "niah_multivalue"])

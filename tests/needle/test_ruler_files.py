@@ -3,17 +3,16 @@
 import dataclasses
 import json
 
-import jax
 import pytest
 
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.presets import preset
 from ratjax.errors import InputError
-from ratjax.model import Decoder
 from ratjax.needle import TASKS, generate, report
 from ratjax.needle.engine import build_prompts, evaluate, tasks_of
 from ratjax.needle.files import read_prompts, tasks_in
 from ratjax.needle.outputs import write_outputs
+from tests.models import initial
 
 NAMES = tuple(TASKS)
 LENGTH = 640
@@ -188,7 +187,7 @@ def test_errors_of_whole_files(drawn, tokenizer, tmp_path, folder):
 def test_files_are_evaluated_like_the_same_prompts_drawn(tokenizer, tmp_path):
     """An evaluation's own prompts, read back: the same results, and a report of them."""
     shape = dataclasses.replace(preset("tiny"), vocab_size=tokenizer.get_vocab_size())
-    model = jax.jit(lambda: Decoder(shape, jax.random.key(0)))()
+    model = initial(shape)
     tasks, labels = ("niah_single_1", "niah_multikey_2"), {"run": "r", "backbone": "attention"}
     config = NeedleConfig(
         tasks=tasks, context_length=256, tokens_to_generate=8, methods=(), batch_size=4

@@ -1,5 +1,7 @@
 """The contracts of dilated, quest, moba and snapkv against brute force."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from ratjax.errors import ConfigError
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
+KINDS = [*(("float32", heads) for heads in HEADS), ("bfloat16", (4, 2))]
 # float32: outputs are convex combinations of unit normals; float64 oracle, so this is
 # float32's own rounding. bfloat16: outputs are rounded to 8 bits, weights as well in places.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
@@ -17,29 +20,31 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 
 def states(seed, time, heads, dtype="float32", batch=2, dim=16):
     h, g = heads
-    keys = jax.random.split(jax.random.key(seed), 3)
-    shapes = [(batch, time, h, dim), (batch, time, g, dim), (batch, time, g, dim)]
-    return [jax.random.normal(k, s).astype(dtype) for k, s in zip(keys, shapes, strict=True)]
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=(batch, time, n, dim)).astype(dtype)) for n in (h, g, g)]
+
+
+def compiled(function, *arrays, **settings):
+    """The function as one program: sooner compiled than its operations one by one."""
+    return jax.jit(functools.partial(function, **settings))(*arrays)
 
 
 def as_numpy(*arrays):
     return [np.asarray(a, np.float64) for a in arrays]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("dtype", "heads"), KINDS)
 @pytest.mark.parametrize("time", [1, 37, 64])
 def test_dense(dtype, heads, time):
     q, k, v = states(0, time, heads, dtype)
     mask = np.broadcast_to(oracles.causal_mask(time), (2, heads[0], time, time))
     expected = oracles.masked_attention(*as_numpy(q, k, v), mask)
-    out = dense.prefill(q, k, v)
+    out = compiled(dense.prefill, q, k, v)
     assert out.dtype == q.dtype
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("dtype", "heads"), KINDS)
 @pytest.mark.parametrize(
     ("time", "dilation", "local", "initial"),
     [(1, 4, 0, 0), (37, 4, 0, 0), (37, 4, 5, 2), (64, 16, 7, 4), (33, -1, 3, 2), (33, 1, 0, 0)],
@@ -50,7 +55,8 @@ def test_dilated(dtype, heads, time, dilation, local, initial):
     expected = oracles.masked_attention(
         *as_numpy(q, k, v), np.broadcast_to(rule, (2, heads[0], time, time))
     )
-    out = dilated.prefill(q, k, v, dilation=dilation, local=local, initial=initial)
+    settings = {"dilation": dilation, "local": local, "initial": initial}
+    out = compiled(dilated.prefill, q, k, v, **settings)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=TOLERANCE[dtype])
     i, j = jnp.indices((time, time))
     np.testing.assert_array_equal(dilated.visible(i, j, dilation, local, initial), rule)
@@ -58,16 +64,15 @@ def test_dilated(dtype, heads, time, dilation, local, initial):
     np.testing.assert_array_equal(pattern.visible_count(jnp.arange(time)), rule.sum(1))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("dtype", "heads"), KINDS)
 @pytest.mark.parametrize("forced", [(True, True), (False, True), (False, False)])
 def test_quest(dtype, heads, forced):
     slots, page_size, pages = 50, 8, 3
     lengths = np.array([50, 1, 17, 40, 24], np.int32)
     q, k, v = states(2, slots, heads, dtype, batch=len(lengths))
     q = q[:, :1]
-    out, selected = quest.decode(
-        q, k, v, jnp.asarray(lengths), page_size=page_size, pages=pages,
+    out, selected = compiled(
+        quest.decode, q, k, v, jnp.asarray(lengths), page_size=page_size, pages=pages,
         force_first=forced[0], force_current=forced[1],
     )  # fmt: skip
     assert selected.shape == (5, heads[0], 7)
@@ -103,12 +108,11 @@ def test_quest_never_reads_unselected_pages_or_beyond_the_length():
     np.testing.assert_array_equal(poisoned, out)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("dtype", "heads"), KINDS)
 @pytest.mark.parametrize(("time", "blocks", "first"), [(61, 3, True), (64, 2, False), (5, 2, True)])
 def test_moba(dtype, heads, time, blocks, first):
     q, k, v = states(4, time, heads, dtype)
-    out = moba.prefill(q, k, v, block_size=8, blocks=blocks, force_first=first)
+    out = compiled(moba.prefill, q, k, v, block_size=8, blocks=blocks, force_first=first)
     mask = oracles.moba_mask(*as_numpy(q, k), 8, blocks, first)
     expected = oracles.masked_attention(*as_numpy(q, k, v), mask)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=TOLERANCE[dtype])
@@ -116,7 +120,7 @@ def test_moba(dtype, heads, time, blocks, first):
 
 def test_moba_with_one_block_is_block_diagonal():
     q, k, v = states(5, 45, (4, 2))
-    out = moba.prefill(q, k, v, block_size=8, blocks=1, force_first=False)
+    out = compiled(moba.prefill, q, k, v, block_size=8, blocks=1, force_first=False)
     i, j = np.indices((45, 45))
     mask = np.broadcast_to((j <= i) & (i // 8 == j // 8), (2, 4, 45, 45))
     np.testing.assert_allclose(out, oracles.masked_attention(q, k, v, mask), atol=1e-5)
@@ -126,23 +130,22 @@ def test_moba_with_one_block_is_block_diagonal():
 def test_a_budget_of_the_whole_context_is_dense(time):
     q, k, v = states(6, time, (4, 2))
     blocks = -(-time // 8)
-    np.testing.assert_allclose(
-        moba.prefill(q, k, v, block_size=8, blocks=blocks), dense.prefill(q, k, v), atol=1e-5
-    )
+    expected = compiled(dense.prefill, q, k, v)
+    out = compiled(moba.prefill, q, k, v, block_size=8, blocks=blocks)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
     lengths = jnp.full((2,), time, jnp.int32)
-    out, selected = quest.decode(q[:, -1:], k, v, lengths, page_size=8, pages=blocks + 2)
+    out, selected = compiled(quest.decode, q[:, -1:], k, v, lengths, page_size=8, pages=blocks + 2)
     assert selected.all()
-    np.testing.assert_allclose(out, dense.prefill(q, k, v)[:, -1:], atol=1e-5)
+    np.testing.assert_allclose(out, expected[:, -1:], atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("dtype", "heads"), KINDS)
 @pytest.mark.parametrize(("kernel_size", "pooling"), [(5, "avg"), (3, "max"), (1, "avg")])
 def test_snapkv(dtype, heads, kernel_size, pooling):
     lengths = np.array([60, 41, 12, 3], np.int32)
     q, k, v = states(7, 60, heads, dtype, batch=len(lengths))
-    k_kept, v_kept, positions = snapkv.compress(
-        q, k, v, window=6, capacity=16, kernel_size=kernel_size, pooling=pooling,
+    k_kept, v_kept, positions = compiled(
+        snapkv.compress, q, k, v, window=6, capacity=16, kernel_size=kernel_size, pooling=pooling,
         lengths=jnp.asarray(lengths),
     )  # fmt: skip
     assert positions.shape == (4, heads[1], 16)
@@ -177,14 +180,13 @@ def test_snapkv_ignores_what_stands_behind_a_prompt():
 def test_equal_scores_choose_lower_indices():
     q, k, v = states(10, 48, (2, 2))
     k = jnp.ones_like(k)
-    _, selected = quest.decode(
-        q[:, -1:], k, v, jnp.array([48, 48], jnp.int32), page_size=8, pages=4
-    )
+    lengths = jnp.array([48, 48], jnp.int32)
+    _, selected = compiled(quest.decode, q[:, -1:], k, v, lengths, page_size=8, pages=4)
     assert selected[..., [0, 1, 2, 5]].all()
-    ids = moba.MoBA(8, 4).select(q, k)
+    ids = compiled(moba.MoBA(8, 4).select, q, k)
     np.testing.assert_array_equal(ids[:, :, -1], np.broadcast_to([0, 1, 2, 5], (2, 2, 4)))
     # Constant keys: votes fall only through the causal window; without one, none differ.
-    _, _, positions = snapkv.compress(q, k, v, window=1, capacity=5, kernel_size=1)
+    _, _, positions = compiled(snapkv.compress, q, k, v, window=1, capacity=5, kernel_size=1)
     np.testing.assert_array_equal(positions, np.broadcast_to([0, 1, 2, 3, 47], (2, 2, 5)))
 
 
@@ -201,8 +203,8 @@ def test_gradients_flow_through_sparse_prefill():
     def sparse(q, k, v):
         return jnp.sum(jnp.sin(moba.prefill(q, k, v, block_size=8, blocks=3)))
 
-    expected = jax.grad(plain, (0, 1, 2))(q, k, v)
-    for a, b in zip(jax.grad(sparse, (0, 1, 2))(q, k, v), expected, strict=True):
+    expected = compiled(jax.grad(plain, (0, 1, 2)), q, k, v)
+    for a, b in zip(compiled(jax.grad(sparse, (0, 1, 2)), q, k, v), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -232,8 +234,8 @@ def test_quest_with_strided_keys_elsewhere(heads, dilation):
     q, k, v = states(7, time, heads)
     q = q[:, :1]
     pattern = quest.Quest(8, 3, dilation=dilation)
-    cache = pattern.compress(q, k, v, jnp.asarray(lengths), 5)
-    out, reads = pattern.decode(q, cache)
+    cache = compiled(pattern.compress, q, k, v, jnp.asarray(lengths), new_tokens=5)
+    out, reads = compiled(pattern.decode, q, cache)
     repeated = oracles.repeat_heads(np.asarray(k), heads[0])
     mask = np.zeros((2, heads[0], 1, time), bool)
     for b, h in np.ndindex(2, heads[0]):
@@ -244,6 +246,7 @@ def test_quest_with_strided_keys_elsewhere(heads, dilation):
     expected = oracles.masked_attention(*as_numpy(q, k, v), mask)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=1e-5)
     np.testing.assert_allclose(reads.read, mask.sum((1, 2, 3)) / heads[0])
+    holds = jax.jit(pattern.holds)
     for position in (7, 20, 29):
-        held = pattern.holds(q, cache, jnp.full(2, position, jnp.int32))
+        held = holds(q, cache, np.full(2, position, np.int32))
         np.testing.assert_array_equal(held, mask[:, :, 0, position])

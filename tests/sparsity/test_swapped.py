@@ -17,9 +17,6 @@ from ratjax.sparsity import dense, moba, quest, snapkv
 from ratjax.sparsity.pattern import Both
 from ratjax.sparsity.swapped import SETS, Swapped
 from tests.model.test_generation import NEW, PROMPTS, Oracle, decoder, sequences, teacher_forced
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 METHODS = {"quest": quest.Quest(8, 3), "moba": moba.MoBA(8, 3), "snapkv": snapkv.SnapKV(6, 12)}
 SWAPS = [swap for swap in itertools.product(SETS, SETS) if "raw" in swap]
@@ -30,10 +27,11 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def drawn():
     """Queries, both keys and both values of two sequences, prompts and what follows them."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    shape = (2, int(LENGTHS.max()) + STEPS, 2, 16)
-    q = jax.random.normal(keys[0], (*shape[:2], 4, 16))
-    k_states, k_raw, v_states, v_raw = (jax.random.normal(key, shape) for key in keys[1:])
+    rng = np.random.default_rng(0)
+    draw = lambda heads: rng.normal(size=(2, int(LENGTHS.max()) + STEPS, heads, 16))  # noqa: E731
+    q, k_states, k_raw, v_states, v_raw = (
+        draw(heads).astype("float32") for heads in (4, 2, 2, 2, 2)
+    )
     return q, Both(k_states, k_raw), Both(v_states, v_raw)
 
 
@@ -41,19 +39,29 @@ def outputs(pattern, q, k, v):
     """Prefill's output at the prompts' tokens, then each decode step's, by sequence."""
     time = int(LENGTHS.max())
     inside = (np.arange(time) < LENGTHS[:, None])[..., None, None]
-    cut = lambda x: jnp.where(inside, x[:, :time], 0)  # noqa: E731
+    cut = lambda x: jnp.asarray(np.where(inside, x[:, :time], 0))  # noqa: E731
     prompt, lengths = jax.tree.map(cut, (q, k, v)), jnp.asarray(LENGTHS)
-    first, _ = pattern.attend(*prompt, lengths)
-    cache = pattern.compress(*prompt, lengths, STEPS)
-    cache = jax.tree.map(lambda a: a[None], cache)  # a stack of one layer
     decoder, layer, steps = pattern.decodes_as, jnp.int32(0), []
+
+    @jax.jit
+    def prefill(prompt, lengths):
+        cache = pattern.compress(*prompt, lengths, STEPS)
+        # a stack of one layer
+        return pattern.attend(*prompt, lengths)[0], jax.tree.map(lambda a: a[None], cache)
+
+    @jax.jit
+    def decode(q, k, v, cache):
+        cache = cache.append(layer, k, v)
+        return decoder.decode(q, cache.layer(layer))[0], cache
+
+    first, cache = prefill(prompt, lengths)
     for step in range(STEPS):
-        at = lambda x, step=step: x[np.arange(2), LENGTHS + step][:, None]  # noqa: E731
+        at = lambda x, step=step: jnp.asarray(x[np.arange(2), LENGTHS + step][:, None])  # noqa: E731
         k_new, v_new = jax.tree.map(at, (k, v))
         if not decoder.uses_raw:
             k_new, v_new = k_new.states, v_new.states
-        cache = cache.append(layer, k_new, v_new)
-        steps.append(decoder.decode(at(q), cache.layer(layer))[0])
+        out, cache = decode(at(q), k_new, v_new, cache)
+        steps.append(out)
     steps = np.concatenate(steps, 1)
     return [np.concatenate([np.asarray(f)[:n], s]) for f, s, n in
             zip(first, steps, LENGTHS, strict=True)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A pair of tiny models, their data, and a compilation cache: runs compile the same programs."""
+"""A pair of tiny models and their data."""
 
 import dataclasses
 import json
@@ -15,21 +15,6 @@ from ratjax.data import Batch, write_rows
 from ratjax.model.parameters import abstract_parameters
 
 VOCAB = 32
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These tests compile much and run little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,7 @@ from ratjax.model.placement import placed_parameters
 from ratjax.needle.batching import Prompt, batches
 from ratjax.needle.runner import Runner, groups, parts
 from tests.sharding.devices.cases import MEMORY, mesh_of
-from tests.train.conftest import compilation_cache, quick_compilation, random_parameters
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.train.conftest import random_parameters
 
 QUEST, MOBA = Setting("quest", 4, 3, "1/2"), Setting("moba", 4, 2, "1/2")
 SNAPKV = Setting("snapkv", 1, 8, "1/3", window=2)

@@ -9,9 +9,6 @@ from ratjax.sharding import attend_by_heads, on_mesh, sharded_decay_scan, shardi
 from ratjax.sparsity.dense import prefill
 from ratjax_kernels import decay_scan
 from tests.sharding.devices.cases import largest_gap, mesh_of
-from tests.train.conftest import compilation_cache, quick_compilation
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
 
 pytestmark = pytest.mark.slow
 

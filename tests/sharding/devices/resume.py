@@ -14,9 +14,7 @@ from ratjax.train import train
 from ratjax.train.checkpoint import Checkpoints, restore
 from ratjax.train.state import abstract_state, fresh_state
 from tests.sharding.devices.cases import BATCH, LENGTH, MEMORY, TRAIN, VOCAB, largest_gap, mesh_of
-from tests.train.conftest import compilation_cache, quick_compilation, read_metrics
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.train.conftest import read_metrics
 
 pytestmark = pytest.mark.slow
 

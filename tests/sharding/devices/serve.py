@@ -17,9 +17,7 @@ from ratjax.sparsity.moba import MoBA
 from ratjax.sparsity.quest import Quest
 from ratjax.sparsity.snapkv import SnapKV
 from tests.sharding.devices.cases import MEMORY, OTHER, largest_gap, mesh_of
-from tests.train.conftest import compilation_cache, quick_compilation, random_parameters
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.train.conftest import random_parameters
 
 pytestmark = pytest.mark.slow
 

@@ -27,9 +27,7 @@ from tests.sharding.devices.cases import (
     largest_gap,
     mesh_of,
 )
-from tests.train.conftest import compilation_cache, quick_compilation, random_parameters
-
-__all__ = ["compilation_cache", "quick_compilation"]  # fixtures
+from tests.train.conftest import random_parameters
 
 WHOLE = dataclasses.replace(TRAIN, loss_chunk=LENGTH)  # less to compile
 PATTERNS = {"dense": Dense(), "dilated": Dilated(4, 3, 2)}
