@@ -33,3 +33,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jaxtyping
 
 jaxtyping.install_import_hook(["ratjax", "ratjax_kernels"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes starts first: started last, it would keep one worker busy alone."""
+    items.sort(key=lambda item: "test_on_eight_devices" not in item.name)

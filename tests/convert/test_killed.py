@@ -129,11 +129,6 @@ def repeat(case, tmp_path, times: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_kills(case, tmp_path):
-    repeat(case, tmp_path, times=2, seed=0)
-
-
-@pytest.mark.slow
 def test_many_kills(case, tmp_path):
     repeat(case, tmp_path, times=15, seed=1)
 

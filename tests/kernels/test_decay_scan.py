@@ -11,8 +11,8 @@ from ratjax_kernels import decay_scan, decay_step
 from ratjax_kernels.scan import xla
 from tests.kernels import oracle
 
-IMPLEMENTATIONS = ("reference", "xla")
-# 256 is what a CPU uses; 16 puts several chunks, and a padded one, into short sequences.
+# 256 is what a CPU uses; 16 puts several chunks, and a padded one, into short sequences. What is
+# shorter than both is one chunk in either.
 CHUNKS = (16, 256)
 
 
@@ -47,8 +47,9 @@ def inputs(length, dtype=jnp.float32, batch=2, heads=3, channels=4, seed=0):
     return gates, k, v, state
 
 
-@pytest.mark.parametrize("length", [1, 16, 65, 130])
-@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize(
+    "length,with_state", [(1, True), (16, True), (65, False), (65, True), (130, True)]
+)
 def test_matches_the_float64_recurrence(implementation, length, with_state):
     gates, k, v, state = inputs(length)
     state = state if with_state else None
@@ -72,37 +73,51 @@ def test_bfloat16_costs_one_rounding(implementation):
         np.testing.assert_allclose(have, want, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("length", [1, 17])
+@pytest.mark.parametrize("chunk,length", [(16, 1), (16, 17), (256, 17)], indirect=["chunk"])
 def test_gradients_match_finite_differences(length, chunk):
-    gates, k, v, state = inputs(length, channels=2)
-
+    # Compiled once, of a new function, since `chunk` is read while tracing.
+    scan = jax.jit(lambda *x: decay_scan(*x, return_state=True, implementation="xla"))
     # Finite differences in float32: two digits.
-    check_grads(run, (gates, k, v, state), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+    tolerances = {"atol": 2e-2, "rtol": 2e-2}
+    check_grads(scan, inputs(length, channels=2), order=1, modes=["rev"], **tolerances)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("length", [1, 65, 130])
-def test_gradients_match_the_reference(dtype, length, chunk):
-    gates, k, v, state = inputs(length, dtype)
+def gradients(implementation, length, dtype):
     w_k, w_v = inputs(length, seed=1)[1:3]
     w_state = inputs(1, seed=2)[3]
 
-    def loss(implementation, gates, k, v, state):
+    def loss(gates, k, v, state):
         (k_mem, v_mem), last = decay_scan(gates, k, v, state, True, implementation)
         total = (k_mem * w_k).astype(jnp.float32).sum() + (v_mem * w_v).astype(jnp.float32).sum()
         return total + sum((a * b).sum() for a, b in zip(last, w_state, strict=True))
 
-    grads = {
-        name: jax.jit(jax.grad(functools.partial(loss, name), argnums=(0, 1, 2, 3)))(
-            gates, k, v, state
-        )
-        for name in IMPLEMENTATIONS
-    }
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*inputs(length, dtype))
+    return jax.tree.leaves(grads)
+
+
+@functools.cache  # for all chunks
+def reference_gradients(length, dtype):
+    return gradients("reference", length, dtype)
+
+
+@pytest.mark.parametrize(
+    "chunk,length,dtype",
+    [
+        (16, 1, jnp.float32),
+        (16, 65, jnp.float32),
+        (16, 130, jnp.float32),
+        (256, 130, jnp.float32),
+        (16, 130, jnp.bfloat16),
+        (256, 130, jnp.bfloat16),
+    ],
+    indirect=["chunk"],
+)
+def test_gradients_match_the_reference(length, dtype, chunk):
     # float32: roundings of sums of a few dozen terms. bfloat16: both round the same float32
     # gradient once, so they differ by at most one unit in the last place (2^-7 of the value).
     rtol, atol = (1e-5, 1e-5) if dtype == jnp.float32 else (2**-7, 1e-5)
-    have, want = jax.tree.leaves(grads["xla"]), jax.tree.leaves(grads["reference"])
-    for a, b in zip(have, want, strict=True):
+    have = gradients("xla", length, dtype)
+    for a, b in zip(have, reference_gradients(length, dtype), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol, atol)
 
@@ -110,7 +125,7 @@ def test_gradients_match_the_reference(dtype, length, chunk):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_closed_gates_give_the_input_back_bit_for_bit(implementation, dtype):
     gates, k, v, state = inputs(70, dtype)
-    gates = jnp.full_like(gates, -jnp.inf)
+    gates = np.full_like(gates, -np.inf)
     (k_mem, v_mem), _ = run(gates, k, v, state, implementation)
     np.testing.assert_array_equal(k_mem, k)
     np.testing.assert_array_equal(v_mem, v)
@@ -118,11 +133,13 @@ def test_closed_gates_give_the_input_back_bit_for_bit(implementation, dtype):
 
 def test_open_gates_carry_the_state(implementation):
     gates, k, v, state = inputs(70)
-    gates = gates.at[:, 30:].set(jnp.inf)
-    (k_mem, _), (k_last, v_last) = run(gates, k, v, state, implementation)
+    gates = np.array(gates)
+    gates[:, 30:] = np.inf
+    out = run(gates, k, v, state, implementation)
+    (k_mem, _), (k_last, v_last) = jax.tree.map(np.asarray, out)
     # Exact within a chunk; a chunk's entering state comes from the composed maps, one rounding off.
     np.testing.assert_allclose(
-        k_mem[:, 30:], jnp.broadcast_to(k_mem[:, 29:30], k_mem[:, 30:].shape), rtol=1e-6, atol=1e-7
+        k_mem[:, 30:], np.broadcast_to(k_mem[:, 29:30], k_mem[:, 30:].shape), rtol=1e-6, atol=1e-7
     )
     np.testing.assert_allclose(k_last, k_mem[:, 29], rtol=1e-6, atol=1e-7)
     assert np.isfinite(v_last).all()
@@ -130,13 +147,15 @@ def test_open_gates_carry_the_state(implementation):
 
 def test_saturated_gates_have_zero_gradient_and_no_nan(implementation):
     gates, k, v, state = inputs(40)
-    gates = gates.at[:, 3].set(jnp.inf).at[:, 20].set(-jnp.inf).at[:, 30].set(500.0)
+    gates = np.array(gates)
+    gates[:, 3], gates[:, 20], gates[:, 30] = np.inf, -np.inf, 500
 
     def loss(gates, k, v, state):
         (k_mem, v_mem), last = decay_scan(gates, k, v, state, True, implementation)
         return (k_mem**2).sum() + (v_mem**3).sum() + last[0].sum()
 
     grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(gates, k, v, state)
+    grads = jax.tree.map(np.asarray, grads)
     for leaf in jax.tree.leaves(grads):
         assert np.isfinite(leaf).all()
     for t in (3, 20, 30):
@@ -145,21 +164,22 @@ def test_saturated_gates_have_zero_gradient_and_no_nan(implementation):
     assert np.abs(grads[0][:, 10]).min() > 0
 
 
-def test_small_inflow_keeps_its_precision(chunk):
+def test_small_inflow_keeps_its_precision():
     # At a gate logit of 16 the inflow is 1.1e-7, which 1 - s(16) in float32 would round to 1.19e-7.
-    gates, k, v = jnp.full((1, 5, 1, 1), 16.0), jnp.ones((1, 5, 1, 1)), jnp.ones((1, 5, 1, 1))
-    (k_mem, _), _ = run(gates, k, v)
+    gates, ones = (np.full((1, 5, 1, 1), x, np.float32) for x in (16, 1))
+    (k_mem, _), _ = run(gates, ones, ones)
     inflow = 1 / (1 + np.exp(16.0))
-    np.testing.assert_allclose(k_mem[0, :, 0, 0], inflow * np.arange(1, 6), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(k_mem)[0, :, 0, 0], inflow * np.arange(1, 6), rtol=1e-5)
 
 
 def test_a_split_sequence_continues_from_its_state(chunk):
-    gates, k, v, state = inputs(100)
-    whole, last = run(gates, k, v, state)
-    head, middle = run(gates[:, :37], k[:, :37], v[:, :37], state)
-    tail, end = run(gates[:, 37:], k[:, 37:], v[:, 37:], middle)
+    *wide, state = inputs(100)
+    wide = [np.asarray(x) for x in wide]
+    whole, last = run(*wide, state)
+    head, middle = run(*(x[:, :37] for x in wide), state)
+    tail, end = run(*(x[:, 37:] for x in wide), middle)
     for i in range(2):
-        joined = jnp.concatenate([head[i], tail[i]], axis=1)
+        joined = np.concatenate([head[i], tail[i]], axis=1)
         np.testing.assert_allclose(joined, whole[i], atol=1e-6)
         np.testing.assert_allclose(end[i], last[i], atol=1e-6)
 
@@ -168,6 +188,7 @@ def test_a_split_sequence_continues_from_its_state(chunk):
 def test_steps_reproduce_the_scan(dtype):
     gates, k, v, state = inputs(20, dtype)
     (k_mem, v_mem), last = run(gates, k, v, state, "reference")
+    gates, k, v, k_mem, v_mem = (np.asarray(x) for x in (gates, k, v, k_mem, v_mem))
     step = jax.jit(decay_step)
     for t in range(20):
         out, state = step(gates[:, t], k[:, t], v[:, t], state)
@@ -183,14 +204,13 @@ def test_steps_reproduce_the_scan(dtype):
 
 
 def test_works_under_jit_vmap_and_scan(chunk):
-    gates, k, v, _ = inputs(33)
-    (want, _), _ = run(gates, k, v, implementation="reference")
-    jitted, _ = jax.jit(decay_scan)(gates, k, v)
-    mapped, _ = jax.jit(jax.vmap(lambda *x: decay_scan(*x)))(gates[:, None], k[:, None], v[:, None])
-    _, (scanned, _) = jax.lax.scan(
-        lambda carry, x: (carry, decay_scan(*x)), 0, (gates[:, None], k[:, None], v[:, None])
-    )
-    for have in (jitted, mapped[:, 0], scanned[:, 0]):
+    args = [np.asarray(x) for x in inputs(33)[:3]]
+    single = tuple(x[:, None] for x in args)
+    (want, _), _ = run(*args, implementation="reference")
+    jitted, _ = jax.jit(lambda *x: decay_scan(*x))(*args)  # new, as in `run`
+    mapped, _ = jax.jit(jax.vmap(lambda *x: decay_scan(*x)))(*single)
+    _, (scanned, _) = jax.lax.scan(lambda carry, x: (carry, decay_scan(*x)), 0, single)
+    for have in (jitted, np.asarray(mapped)[:, 0], np.asarray(scanned)[:, 0]):
         np.testing.assert_allclose(have, want, atol=1e-6)
 
 

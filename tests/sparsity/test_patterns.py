@@ -1,7 +1,5 @@
 """The contracts of dilated, quest, moba and snapkv against brute force."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import oracles
 from ratjax.errors import ConfigError
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
+from tests.compiled import compiled
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 KINDS = [*(("float32", heads) for heads in HEADS), ("bfloat16", (4, 2))]
@@ -22,11 +21,6 @@ def states(seed, time, heads, dtype="float32", batch=2, dim=16):
     h, g = heads
     rng = np.random.default_rng(seed)
     return [jnp.asarray(rng.normal(size=(batch, time, n, dim)).astype(dtype)) for n in (h, g, g)]
-
-
-def compiled(function, *arrays, **settings):
-    """The function as one program: sooner compiled than its operations one by one."""
-    return jax.jit(functools.partial(function, **settings))(*arrays)
 
 
 def as_numpy(*arrays):
