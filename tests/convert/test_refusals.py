@@ -18,7 +18,7 @@ from ratjax.convert import convert, export, plan
 from ratjax.convert.safetensors_file import read_header, write_file
 from ratjax.convert.source import NotHereError, find
 from ratjax.errors import ConfigError, InputError
-from tests.models import initial
+from tests.decoders import initial
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = preset("tiny")

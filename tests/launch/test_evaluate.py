@@ -30,7 +30,7 @@ from ratjax.config.experiment import Experiment
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.overrides import to_config_dict
 from ratjax.config.presets import preset
-from tests.models import initial
+from tests.decoders import initial
 
 def get_config():
     needle = NeedleConfig(

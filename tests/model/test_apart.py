@@ -12,7 +12,7 @@ from ratjax.model.generation import prompt_keys
 from ratjax.model.parameters import checksum
 from ratjax.sparsity.dense import Dense
 from ratjax.sparsity.quest import Quest
-from tests.models import initial
+from tests.decoders import initial
 
 CONFIG = with_memory(dataclasses.replace(preset("tiny"), num_layers=3), MemoryConfig())
 

@@ -13,7 +13,7 @@ from ratjax.config.presets import PRESETS, preset, with_memory
 from ratjax.errors import ConfigError
 from ratjax.model import Decoder
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
-from tests.models import initial
+from tests.decoders import initial
 
 TINY = preset("tiny")
 RATPLUS = dataclasses.replace(

@@ -14,7 +14,7 @@ from ratjax.errors import InputError
 from ratjax.model import generation as generation_module
 from ratjax.sparsity import dense, dilated, moba, quest, snapkv
 from ratjax.sparsity.pattern import Both, Pattern, Reads
-from tests.models import initial
+from tests.decoders import initial
 
 PROMPTS = np.array([37, 16, 5])
 NEW = 14

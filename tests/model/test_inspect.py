@@ -13,7 +13,7 @@ from ratjax.config.presets import preset, with_memory
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import save_model
 from ratjax.model.parameters import to_parameters
-from tests.models import initial
+from tests.decoders import initial
 
 CONFIG = with_memory(preset("tiny"), MemoryConfig())
 

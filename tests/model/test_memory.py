@@ -10,7 +10,7 @@ import pytest
 from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
 from ratjax.model.memory import DecayMemory, initial_bias
-from tests.models import initial
+from tests.decoders import initial
 
 TINY = preset("tiny")
 

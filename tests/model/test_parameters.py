@@ -11,7 +11,7 @@ from ratjax.config.model import MemoryConfig
 from ratjax.config.presets import preset, with_memory
 from ratjax.model.checkpoint import load_model, save_model
 from ratjax.model.parameters import checksum, in_compute_dtype, inference_dtypes, to_parameters
-from tests.models import initial
+from tests.decoders import initial
 
 HALF = with_memory(dataclasses.replace(preset("tiny"), dtype="bfloat16"), MemoryConfig())
 

@@ -8,7 +8,7 @@ from ratjax.config.presets import preset, with_memory
 from ratjax.errors import InputError
 from ratjax.model.views import attention_inputs, attention_weights, effective_lengths, layer_of
 from ratjax.sparsity.dense import Dense
-from tests.models import initial
+from tests.decoders import initial
 
 TOKENS = np.arange(20)[None] % 13
 

@@ -19,7 +19,7 @@ from ratjax.needle.outputs import write_outputs
 from ratjax.needle.runner import Runner, groups
 from ratjax.needle.settings import pattern_of
 from ratjax.train.flops import matmul_weights
-from tests.models import initial
+from tests.decoders import initial
 
 CONFIG = NeedleConfig(
     tasks=("niah_single_1", "niah_multikey_2"),

@@ -12,7 +12,7 @@ from ratjax.needle import TASKS, generate, report
 from ratjax.needle.engine import build_prompts, evaluate, tasks_of
 from ratjax.needle.files import read_prompts, tasks_in
 from ratjax.needle.outputs import write_outputs
-from tests.models import initial
+from tests.decoders import initial
 
 NAMES = tuple(TASKS)
 LENGTH = 640
