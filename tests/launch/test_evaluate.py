@@ -23,6 +23,7 @@ from ratjax.model.checkpoint import save_model
 from ratjax.needle import load_essays
 from ratjax.needle.essays import SHIPPED
 from ratjax.needle.journal import Journal
+from tests.decoders import initial
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = """
@@ -30,7 +31,6 @@ from ratjax.config.experiment import Experiment
 from ratjax.config.needle import NeedleConfig
 from ratjax.config.overrides import to_config_dict
 from ratjax.config.presets import preset
-from tests.decoders import initial
 
 def get_config():
     needle = NeedleConfig(
