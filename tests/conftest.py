@@ -34,7 +34,9 @@ import jaxtyping
 
 jaxtyping.install_import_hook(["ratjax", "ratjax_kernels"], "beartype.beartype")
 
+# Minutes each, some of them spent waiting: started last, they would keep one worker busy alone.
+FIRST = ("test_on_eight_devices", "test_one_process_goes_on", "test_two_processes_are_as_one")
+
 
 def pytest_collection_modifyitems(items):
-    """What takes minutes starts first: started last, it would keep one worker busy alone."""
-    items.sort(key=lambda item: "test_on_eight_devices" not in item.name)
+    items.sort(key=lambda item: not item.name.startswith(FIRST))
