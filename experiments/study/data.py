@@ -18,6 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from experiments.quickstart import needle_text
+from experiments.study import prose
 from ratjax.config.experiment import Experiment
 from ratjax.config.needle import TASKS
 from ratjax.data.stream import write_stream
@@ -134,7 +135,7 @@ def prepare(experiment: Experiment) -> None:
 def text() -> list[str]:
     """The documents of natural text: the .txt files under data/text, which
     `experiments.study.prose` makes, or else the essays of the haystack."""
-    paths = sorted(pathlib.Path("data/text").rglob("*.txt"))
+    paths = sorted(prose.FOLDER.rglob("*.txt"))
     return [path.read_text("utf-8") for path in paths] or [load_essays(None).text]
 
 
