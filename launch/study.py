@@ -1,10 +1,11 @@
 """Runs a list of trainings and evaluations over this machine's devices, and goes on from there.
 
   python -m launch.study --config=experiments/study/tuning.py --workdir=runs/study/tuning \\
-      --devices=4 --minutes=9 --only='1-*'
+      --devices=4 --sharing=2 --minutes=9 --only='1-*'
 
 The file lists its runs as `RUNS` (`experiments.study.runs.Run`) and gives each to `--config=<file>:
-<run>`. Data is made once; then every device has one process at a time, the longest runs first:
+<run>`. Data is made once; then every device has one process at a time, or `--sharing` of them (one
+trains while another compiles), the longest runs first:
 `launch.train` into <workdir>/<run>/model, `launch.evaluate` into <workdir>/<run>/needle, their
 output beside them. When `--minutes` are over every process gets SIGTERM, saves and ends; the same
 command goes on, and skips what is finished. <workdir>/status.json tells of all runs.
@@ -48,6 +49,9 @@ def define() -> None:
     flags.DEFINE_integer(
         "devices", 0, "Devices to use; 0: as many GPUs as there are.", flag_values=everyone
     )
+    flags.DEFINE_integer(
+        "sharing", 1, "Processes that share a device and its memory.", flag_values=everyone
+    )
     flags.DEFINE_float(
         "minutes", 0.0, "Time until all is told to save and end; 0: none.", flag_values=everyone
     )
@@ -88,8 +92,11 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def starter(config: str) -> Callable[[Job, str, str | None], subprocess.Popen]:
-    """A function that starts a job's phase on a device, its output beside its results."""
+def starter(config: str, sharing: int = 1) -> Callable[[Job, str, str | None], subprocess.Popen]:
+    """A function that starts a job's phase on a device, its output beside its results.
+
+    Of the device's memory JAX takes three quarters, unless told otherwise: here, of its part.
+    """
 
     def start(job: Job, phase: str, device: str | None) -> subprocess.Popen:
         model, needle = job.folder / "model", job.folder / "needle"
@@ -102,6 +109,8 @@ def starter(config: str) -> Callable[[Job, str, str | None], subprocess.Popen]:
         environment = dict(os.environ)
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
+        if sharing > 1:
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 / sharing:.3f}"
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / f"{phase}.log").open("a") as log:
             return subprocess.Popen(
@@ -159,6 +168,7 @@ def main() -> int:
         check_positive("minutes", given.minutes)
     runs = choose(load(given.config), given.only)
     workdir = pathlib.Path(given.workdir).absolute()
+    check_positive("sharing", given.sharing)
     devices = visible_devices(given.devices)
     jobs = [Job(run, workdir / run.name) for run in runs]
     check_finished(jobs)
@@ -168,7 +178,9 @@ def main() -> int:
         command.conclude({"runs": len(jobs), "devices": len(devices)})
         return 0
     deadline = began + 60 * given.minutes if given.minutes else float("inf")
-    queue = Queue(jobs, workdir / "status.json", devices, starter(given.config), GRACE_SECONDS)
+    start = starter(given.config, given.sharing)
+    slots = devices * given.sharing
+    queue = Queue(jobs, workdir / "status.json", slots, start, GRACE_SECONDS)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: queue.stop())
     for job in jobs:

@@ -1,4 +1,4 @@
-"""A queue of trainings and evaluations over a few devices: one process a device, time limited."""
+"""A queue of trainings and evaluations over a few devices, time limited."""
 
 import dataclasses
 import pathlib
@@ -6,6 +6,7 @@ import signal
 import statistics
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -83,13 +84,14 @@ class Queue:
     Args:
       jobs: in any order; the longest are started first.
       path: the status file. Seconds of earlier sessions are read from it, and added to.
-      devices: one process each.
+      devices: one process each; a device that is named twice has two.
       start: starts a phase of a job on a device.
       grace: seconds between SIGTERM and SIGKILL.
 
     Attributes:
       status: of each job by its name: `state` (waiting, training, evaluating, stopped, finished,
-        failed), seconds of either phase, how often one was started, the last `error`.
+        failed), seconds of either phase by the clock, `device_seconds` (of processes that share a
+        device each has its part), how often one was started, the last `error`.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class Queue:
         self.jobs, self.path, self.devices = list(jobs), path, list(devices)
         self._start, self._grace = start, grace
         self._running: list[_Process] = []
+        self._counted = time.monotonic()
         self._stopping = False
         self.status = self._read()
         for job in jobs:
             earlier = self.status.get(job.run.name, {})
             state = "finished" if job.phase == "done" else "waiting"
-            fresh = {"train_seconds": 0.0, "evaluate_seconds": 0.0, "starts": 0}
+            seconds = ("train_seconds", "evaluate_seconds", "device_seconds")
+            fresh = {**dict.fromkeys(seconds, 0.0), "starts": 0}
             self.status[job.run.name] = {**fresh, **earlier, "state": state, "error": None}
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -136,14 +140,16 @@ class Queue:
                 if self._stopping:
                     self._end()
                     continue
-                busy = {one.device for one in self._running}
+                free = Counter(self.devices) - Counter(one.device for one in self._running)
                 for device in self.devices:
-                    if waiting and device not in busy:
+                    if waiting and free[device]:
+                        free[device] -= 1
                         job = waiting.pop(0)
                         self._begin(job, job.phase, device)
+                time.sleep(POLL_SECONDS)
+                self._count()
                 for one in [p for p in self._running if p.process.poll() is not None]:
                     self._take(one)
-                time.sleep(POLL_SECONDS)
         finally:
             self._end()
         return [
@@ -152,7 +158,17 @@ class Queue:
             if (error := self.status[job.run.name]["error"]) is not None
         ]
 
+    def _count(self) -> None:
+        """Gives each process its part of its device's time since the last call."""
+        now = time.monotonic()
+        sharing = Counter(one.device for one in self._running)
+        for one in self._running:
+            part = (now - self._counted) / sharing[one.device]
+            self.status[one.job.run.name]["device_seconds"] += part
+        self._counted = now
+
     def _begin(self, job: Job, phase: str, device: str | None) -> None:
+        self._count()
         process = self._start(job, phase, device)
         self._running.append(_Process(job, phase, device, process, time.monotonic()))
         status = self.status[job.run.name]
@@ -191,6 +207,7 @@ class Queue:
             except subprocess.TimeoutExpired:
                 one.process.kill()
                 one.process.wait()
+            self._count()
             self._take(one)
 
     def _write(self) -> None:

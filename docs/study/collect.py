@@ -57,7 +57,7 @@ def collect(job: Job, status: dict[str, Any]) -> dict[str, Any]:
         "prompts": {task: _digest(own[i] for i in sorted(own)) for task, own in named.items()},
         "training": training(job),
         "compute": {
-            "gpu_seconds": round(sum(seconds.values()), 1),
+            "gpu_seconds": round(status["device_seconds"], 1),
             **{f"{phase}_seconds": round(value, 1) for phase, value in seconds.items()},
             "starts": status["starts"],
             "train_flops": flops(run.experiment),

@@ -27,7 +27,7 @@ from ratjax.config.needle import Setting
 
 MODEL = dict(
     vocab_size=1024, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8,
-    intermediate_size=16, dtype="float32",
+    intermediate_size=16, unroll=1, dtype="float32",
 )
 
 def run(backbone, seed):
@@ -139,6 +139,18 @@ def test_the_longest_comes_first_and_each_device_has_one_process(tmp_path, quick
     assert again.work(float("inf")) == [] and len(start.started) == 6
     assert again.status["a"]["train_seconds"] == queue.status["a"]["train_seconds"] > 0
     assert "50.0" in launch_study.table(again)
+
+
+def test_processes_that_share_a_device_have_their_part_of_its_time(tmp_path, quick):
+    jobs = [job(tmp_path, name, steps) for name, steps in (("a", 5), ("b", 20), ("c", 10))]
+    start = Recorder(endless=("b", "c"))
+    queue = Queue(jobs, tmp_path / "status.json", ["0", "1", "0"], start, 1.0)
+    began = time.monotonic()
+    queue.work(began + 0.2)
+    assert start.started[:3] == [("b", "train", "0"), ("c", "train", "1"), ("a", "train", "0")]
+    seconds = {name: status["device_seconds"] for name, status in queue.status.items()}
+    assert seconds["c"] == pytest.approx(seconds["a"] + seconds["b"], rel=0.05)
+    assert sum(seconds.values()) <= 2 * (time.monotonic() - began)
 
 
 def test_a_failure_is_one_line_and_stops_nothing_else(tmp_path, quick):
