@@ -2,6 +2,7 @@ import collections
 import dataclasses
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import pytest
 
@@ -17,7 +18,7 @@ def primitives(jaxpr, counts):
     for equation in jaxpr.eqns:
         counts[equation.primitive.name] += 1
         if equation.primitive.name not in KERNELS:
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
                 primitives(inner, counts)
     return counts
 
