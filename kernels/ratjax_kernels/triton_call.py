@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from ratjax_kernels.dispatch import platform
 from ratjax_kernels.manual_axes import vary_together
+from ratjax_kernels.triton_cache import keep_compiled
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -110,7 +111,9 @@ def _triton_call():
     """jax-triton's function, and its name for the outputs' types."""
     cache_dir = os.environ.get("TRITON_CACHE_DIR")
     import jax_triton
+    import jax_triton.triton_lib
 
+    keep_compiled(jax_triton.triton_lib)
     # jax-triton 0.3 turns Triton's cache off for the whole process by setting an empty folder.
     if os.environ.get("TRITON_CACHE_DIR") == "" and cache_dir is None:
         del os.environ["TRITON_CACHE_DIR"]
