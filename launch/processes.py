@@ -34,6 +34,13 @@ def define() -> None:
         flags.DEFINE_integer(
             "process", None, "Which of them this one is, from 0.", 0, flag_values=command.FLAGS
         )
+        flags.DEFINE_integer(
+            "heartbeat_seconds",
+            100,
+            "How long a process may be silent before the others take it for dead and end.",
+            1,
+            flag_values=command.FLAGS,
+        )
 
 
 def join() -> None:
@@ -46,18 +53,19 @@ def join() -> None:
     address, count, index = (
         command.FLAGS[name].value for name in ("coordinator", "processes", "process")
     )
+    heartbeat = {"heartbeat_timeout_seconds": command.FLAGS["heartbeat_seconds"].value}
     if address in ("", "auto"):
         for name, value in (("processes", count), ("process", index)):
             if value is not None:
                 raise InputError(f"--{name}={value}: needs --coordinator=<host:port>")
         if address == "auto":
-            jax.distributed.initialize()
+            jax.distributed.initialize(**heartbeat)
         return
     if count is None or index is None:
         raise InputError(f"--coordinator={address}: needs --processes and --process")
     if index >= count:
         raise InputError(f"--process={index}: must be below --processes={count}")
-    jax.distributed.initialize(address, count, index)
+    jax.distributed.initialize(address, count, index, **heartbeat)
 
 
 def first_alone(work: Callable[[], Any]) -> None:

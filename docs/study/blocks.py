@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from docs.study.choice import choose
 from docs.study.stored import Stored
 from ratjax.needle.random_effects import crossed_mean
 from ratjax.needle.report import labels
@@ -104,6 +105,13 @@ def tuning(study: Study) -> str:
     columns = ("Backbone", "Differs", "Dense mean", "Text loss")
     columns += (*map(labels.task, _tasks(runs)), "GPU minutes")
     return pipe_table(PlainTable("tuning", "", columns, tuple(rows), 2))
+
+
+def chosen(study: Study) -> str:
+    """The runs that the rule chooses."""
+    found = {arm: choose(study.runs, arm) for arm in ARMS[:2]}
+    said = [f"{arm}: `{run.meta['differs']}`" for arm, run in found.items() if run is not None]
+    return "; ".join(said) or NOT_RUN
 
 
 def _tasks(runs: Sequence[Stored]) -> list[str]:
@@ -338,6 +346,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
     "summary": summary,
     "budget": budget,
     "tuning": tuning,
+    "chosen": chosen,
     "learned": learned,
     "scores": scores,
     "same_data": same_data,

@@ -6,21 +6,29 @@
   memory              the same with it: data, order, optimizer and shared parameters at the start
   attention_matched   attention that trains on, to the memory run's FLOPs and optimizer steps
 
-Three training seeds each. `DIFFERS` lists every field besides the backbone in which `attention`
-and `memory` differ, as tuning chose; it is empty where one recipe suits both.
+Three training seeds each, as long as a tuning run. `DIFFERS` has every field besides the backbone
+in which `attention` and `memory` differ; it is empty where one recipe suits both.
 """
 
 import dataclasses
 
+from experiments.study import tuning
 from experiments.study.recipe import Recipe, experiment, main_needle
 from experiments.study.runs import Run, config_of, flops, with_compute_of
 
 SEEDS, SAMPLES = (0, 1, 2), 500
 
-# The base of tuning, at length: nothing has been chosen yet.
-RECIPE = Recipe(steps=12_000, rows=192_000)
-# Fields of `Recipe` that tuning chose otherwise for attention.
-DIFFERS: dict[str, object] = {}
+# The tuning runs that its rule chose. Until round 2 has been run: those that it starts from.
+CHOSEN = {"attention": "text_0.2", "memory": "text_0.2"}
+RECIPE = Recipe(**tuning.fields_of("memory", CHOSEN["memory"]))
+_attention = Recipe(**tuning.fields_of("attention", CHOSEN["attention"]))
+# Fields of `Recipe` that were chosen otherwise for attention; the memory's own mean nothing to it.
+DIFFERS: dict[str, object] = {
+    field.name: getattr(_attention, field.name)
+    for field in dataclasses.fields(Recipe)
+    if field.name not in ("memory", "memory_learning_rate", "recurrence")
+    and getattr(_attention, field.name) != getattr(RECIPE, field.name)
+}
 
 
 def _arms(seed: int) -> list[Run]:

@@ -130,7 +130,7 @@ def repeat(case, tmp_path, times: int, seed: int) -> None:
 
 @pytest.mark.slow
 def test_many_kills(case, tmp_path):
-    repeat(case, tmp_path, times=15, seed=1)
+    repeat(case, tmp_path, times=8, seed=1)
 
 
 def test_just_before_it_takes_its_name_there_is_no_target(case, tmp_path):

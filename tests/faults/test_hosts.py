@@ -20,7 +20,7 @@ LENGTH = f"--config.train.steps={TOTAL}"
 @pytest.mark.slow
 def test_one_process_goes_on_after_one_of_two_was_killed(data, experiment_file, tmp_path):
     config = experiment_file(EDIT)
-    running = start(config, tmp_path / "run", 2, LENGTH)
+    running = start(config, tmp_path / "run", 2, LENGTH, "--heartbeat_seconds=20")
     while len(steps(tmp_path / "run")) < 2:
         assert all(process.poll() is None for process in running), running[0].stdout.read()
         time.sleep(0.05)

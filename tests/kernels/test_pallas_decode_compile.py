@@ -56,9 +56,8 @@ ALONE = """
         donated = dict(donate_argnums=(0, 1, 2, 3))
         report(grow_page, cache, cache, side, side, lengths, new, layer, **donated)
 
-    for slots in (4096, 32768):
-        for kv_heads in (32, 8):
-            all_of(2, slots, 32, kv_heads, 128, 64, 16)
+    for slots, kv_heads in ((4096, 32), (32768, 32), (32768, 8)):
+        all_of(2, slots, 32, kv_heads, 128, 64, 16)
     all_of(1, 32768, 32, 8, 128, 16, 128)
     all_of(3, 4000, 12, 6, 64, 32, 5, jnp.float32)
 """
@@ -67,7 +66,7 @@ ALONE = """
 @compiles_for_tpus
 def test_each_kernel_compiles(chip):
     reports = compiled(chip, ALONE)
-    assert [kernels for kernels, _ in reports] == [1, 1, 1, 1, 1, 3, 1] * 6
+    assert [kernels for kernels, _ in reports] == [1, 1, 1, 1, 1, 3, 1] * 5
     # Lists and masks are made anew, never anything like the cache. (Where a program begins, XLA
     # has narrow heads in another order.)
     assert max(temporary for _, temporary in reports[:-7]) < 4 * 2**20

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from ratjax_kernels import dense_prefill
 from ratjax_kernels.dense_prefill import pallas_tpu
 from tests.kernels import oracle
-from tests.kernels.pallas_devices import compiled, compiles_for_tpus, interpreted
+from tests.kernels.pallas_devices import THOROUGH, compiled, compiles_for_tpus, interpreted
 
 # The interpreter is compiled anew for every shape.
 pytestmark = pytest.mark.slow
@@ -116,8 +116,10 @@ def test_compiles_for_tpus(chip):
 
         for length in (4096, 32768):
             x = array(1, length, 32, 128)
-            report(attend, x, x, x)
             report(lambda *a: train(attend, *a), x, x, x, x)
+        report(attend, x, x, x)
+    """
+    more = """
         q, k = array(1, 4096, 8, 256, dtype=jnp.float32), array(1, 4096, 2, 256, dtype=jnp.float32)
         report(lambda *a: train(attend, *a), q, k, k, q)
         mesh = Mesh(mesh.devices.reshape(2, 2), ("data", "tensor"))
@@ -126,7 +128,10 @@ def test_compiles_for_tpus(chip):
         x = array(2, 4096, 32, 128, sharding=NamedSharding(mesh, spec))
         report(lambda *a: train(cut, *a), x, x, x, x)
     """
-    forward, both, long_forward, long_both, wide, cut = compiled(chip, program)
-    assert [n for n, _ in (forward, both, long_forward, long_both, wide, cut)] == [1, 3, 1, 3, 3, 3]
+    if chip != THOROUGH:
+        more = ""
+    both, long_both, long_forward, *others = compiled(chip, program, more)
+    found = [n for n, _ in (both, long_both, long_forward, *others)]
+    assert found == [3, 3, 1, *([3, 3] if more else [])]
     # Nothing the size of the scores (1 GiB at T = 4096 in bfloat16) is ever held.
-    assert forward[1] < 2**27 and both[1] < 2**28 and long_both[1] < 2**31
+    assert both[1] < 2**28 and long_forward[1] < 2**30 and long_both[1] < 2**31

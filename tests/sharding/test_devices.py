@@ -32,14 +32,15 @@ def run(name: str, selection: str) -> None:
 
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "cases")
+QUICK = "gradients"
 
 
 def test_on_eight_devices():
     """A small one of them all; a process of eight devices takes long to start and to compile."""
-    run("gradients", "not slow")
+    run(QUICK, "not slow")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_on_eight_devices_slow(name):
-    run(name, "slow or not slow")
+    run(name, "slow" if name == QUICK else "slow or not slow")
