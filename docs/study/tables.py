@@ -2,8 +2,9 @@
 
   python -m docs.study.tables
 
-In README.md beside this file, what stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`
-(docs/study/blocks.py has the names) is replaced; figures are written beside it.
+In README.md beside this file and in the project's, what stands between `<!-- begin:NAME -->` and
+`<!-- end:NAME -->` (docs/study/blocks.py has the names) is replaced; figures are written beside the
+first.
 """
 
 import argparse
@@ -42,17 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
     here = pathlib.Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", default=stored.FOLDER, type=pathlib.Path)
-    parser.add_argument("--text", default=here / "README.md", type=pathlib.Path)
+    texts = [here / "README.md", here.parents[1] / "README.md"]
+    parser.add_argument("--text", default=texts, nargs="+", type=pathlib.Path)
     given = parser.parse_args(arguments)
     try:
         study = Study(tuple(stored.read_all(given.results)))
-        text = fill(given.text.read_text("utf-8"), study)
-        drawn = figures.draw(study, given.text.parent)
-        write_file(given.text, text)
+        filled = {path: fill(path.read_text("utf-8"), study) for path in given.text}
+        drawn = figures.draw(study, given.text[0].parent)
+        for path, text in filled.items():
+            write_file(path, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{given.text}: {len(study.runs)} runs; figures: {', '.join(drawn) or 'none'}")
+    print(f"{given.text[0]}: {len(study.runs)} runs; figures: {', '.join(drawn) or 'none'}")
     return 0
 
 

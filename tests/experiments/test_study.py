@@ -397,8 +397,12 @@ def test_one_command_fills_the_text_in(made_up, tmp_path, capsys):
     text = tmp_path / "README.md"
     blocks = "\n".join(f"<!-- begin:{name} -->\nbefore it\n<!-- end:{name} -->" for name in BLOCKS)
     text.write_text(f"# T\n{blocks}\nin <!-- begin:gpu_hours -->?<!-- end:gpu_hours --> hours")
-    flags = [f"--results={made_up}", f"--text={text}"]
+    other = tmp_path / "other" / "README.md"
+    other.parent.mkdir()
+    other.write_text("in <!-- begin:gpu_hours -->?<!-- end:gpu_hours --> hours")
+    flags = [f"--results={made_up}", "--text", str(text), str(other)]
     assert tables.main(flags) == 0
+    assert ">0.2<" in other.read_text() and list(other.parent.iterdir()) == [other]
     once = text.read_text()
     assert "before it" not in once and once.endswith("-->0.2<!-- end:gpu_hours --> hours")
     drawn = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix in (".png", ".svg")}

@@ -1,7 +1,6 @@
 """The evaluate command: a trained folder in, results.json out; bad input in one line."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -24,6 +23,7 @@ from ratjax.needle import load_essays
 from ratjax.needle.essays import SHIPPED
 from ratjax.needle.journal import Journal
 from tests.decoders import initial
+from tests.emulated_devices import environment
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = """
@@ -159,10 +159,7 @@ def process(folder, workdir, *more, devices=1):
         sys.executable, "-m", "launch.evaluate", f"--config={folder / 'experiment.py'}",
         f"--checkpoint={folder / 'models'}", f"--workdir={workdir}", "--config.samples=5", *more,
     ]  # fmt: skip
-    count = f"--xla_force_host_platform_device_count={devices}"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {count}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    return subprocess.Popen(command_line, cwd=ROOT, env=environment)
+    return subprocess.Popen(command_line, cwd=ROOT, env=environment(devices))
 
 
 @pytest.mark.slow

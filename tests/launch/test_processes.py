@@ -1,7 +1,6 @@
 """Runs of several processes, each with its own CPU devices."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -17,6 +16,7 @@ from launch import train as launch_train
 from ratjax.data import write_rows
 from ratjax.model.checkpoint import load_model, steps
 from ratjax.model.parameters import to_parameters
+from tests.emulated_devices import environment
 
 ROOT = pathlib.Path(__file__).parents[2]
 MESH = "config.mesh = dict(data=2, fsdp=2, tensor=2, context=1)"
@@ -106,16 +106,13 @@ def start(config, workdir, count, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    devices = f"--xla_force_host_platform_device_count={8 // count}"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     line = [sys.executable, "-m", "launch.train", f"--config={config}", f"--workdir={workdir}"]
     joined = [f"--coordinator=localhost:{port}", f"--processes={count}"] if count > 1 else []
     return [
         subprocess.Popen(
             [*line, *joined, *([f"--process={index}"] if count > 1 else []), *more],
             cwd=ROOT,
-            env=environment,
+            env=environment(8 // count),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,29 +1,26 @@
 """Runs the tests in `devices/` on eight CPU devices, which a process must ask for at its start."""
 
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from tests.emulated_devices import environment
+
 FOLDER = pathlib.Path(__file__).parent / "devices"
 ROOT = FOLDER.parents[2]
 
 
 def run(name: str, selection: str) -> None:
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "NPROC": "64",  # why: launch/processes.py, which commands go through
-    }
-    environment.pop("PYTEST_XDIST_WORKER", None)
+    # What NPROC is for, launch/processes.py says: commands set it themselves.
+    variables = environment(8) | {"NPROC": "64"}
+    variables.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, "-m", selection, str(FOLDER / f"{name}.py")],
         cwd=ROOT,
-        env=environment,
+        env=variables,
         capture_output=True,
         text=True,
     )
