@@ -5,9 +5,9 @@ program's kernels: 3 to 8 s each, again in every process. What it compiles depen
 intermediate code, the options and the versions alone, so one function of jax-triton's is wrapped.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -34,7 +34,7 @@ def keep_compiled(library: ModuleType) -> None:
         if folder is None or platform != "cuda":
             return compile_module(module, backend, options, capability, platform)
         # Before compiling, which changes the module.
-        path = folder / f"{_key(str(module), repr(options), capability)}.json"
+        path = folder / f"{_key(library, str(module), repr(options), capability)}.json"
         try:
             return result(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):  # not there, cut short, or of another version
@@ -53,24 +53,25 @@ def _folder() -> pathlib.Path | None:
     return pathlib.Path(cache) / "triton"
 
 
-def _key(*parts) -> str:
-    return hashlib.sha256(repr((parts, _surroundings())).encode()).hexdigest()
+def _key(library: ModuleType, *parts) -> str:
+    return hashlib.sha256(repr((parts, _surroundings(library))).encode()).hexdigest()
 
 
-def _surroundings():
-    """What else the machine code may depend on: versions, and variables that Triton reads."""
+def _surroundings(library: ModuleType) -> tuple:
+    """What else the machine code may depend on: Triton, what calls it, and variables it reads."""
+    import triton
     from triton._C.libtriton import get_cache_invalidating_env_vars
 
-    versions = [importlib.metadata.version(name) for name in ("triton", "jax-triton")]
-    return versions, get_cache_invalidating_env_vars()
+    calls = hashlib.sha256(pathlib.Path(library.__file__).read_bytes()).hexdigest()
+    return triton.__version__, calls, get_cache_invalidating_env_vars()
 
 
 def _write(path: pathlib.Path, found) -> None:
     """Writes a result as a whole or not at all. A disk that takes nothing only costs time."""
-    try:
+    # TypeError: it holds what JSON does not.
+    with contextlib.suppress(OSError, TypeError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dataclasses.asdict(found))
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(dataclasses.asdict(found), file)
+            file.write(text)
         os.replace(file.name, path)
-    except (OSError, TypeError):  # or it holds what JSON does not
-        return

@@ -52,7 +52,7 @@ class Process:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(triton_cache, "_surroundings", lambda: "triton 3.6")
+    monkeypatch.setattr(triton_cache, "_surroundings", lambda library: "triton 3.6")
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     yield tmp_path / "triton"
@@ -72,7 +72,7 @@ def test_whatever_changes_the_machine_code_is_compiled_again(folder, monkeypatch
         before = len(process.compiled)
         assert process(**other) == process(**other)
         assert len(process.compiled) == before + 1, other
-    monkeypatch.setattr(triton_cache, "_surroundings", lambda: "triton 3.7")
+    monkeypatch.setattr(triton_cache, "_surroundings", lambda library: "triton 3.7")
     before = len(process.compiled)
     process()
     assert len(process.compiled) == before + 1
