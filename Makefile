@@ -30,9 +30,9 @@ test: setup
 	$(BIN)/python -m pytest -n auto -m 'not (slow or parity or notebook)'
 
 # What takes longer: repeated kills, memory bounds, compilation ahead of time (of Triton kernels
-# only where `make setup-extras` has been).
+# only where `make setup-extras` has been). Tests are handed out one by one: some take minutes.
 test-slow: setup
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --maxschedchunk=1 -m slow
 
 # Against transformers and PyTorch, and the notebook in Jupyter.
 test-parity: setup-extras
@@ -55,7 +55,8 @@ $(VENV)/tpu/ready: $(VENV)/ready
 # Kernels compiled for TPUs, without one.
 test-tpu: setup-tpu
 	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost PYTHONPATH=$(VENV)/tpu \
-	  JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto -m tpu_compile
+	  JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+	  $(BIN)/python -m pytest -n auto --maxschedchunk=1 -m tpu_compile
 
 quickstart: setup
 	$(BIN)/python -m launch.quickstart

@@ -34,8 +34,18 @@ import jaxtyping
 
 jaxtyping.install_import_hook(["ratjax", "ratjax_kernels"], "beartype.beartype")
 
-# Minutes each, some of them spent waiting: started last, they would keep one worker busy alone.
-FIRST = ("test_on_eight_devices", "test_one_process_goes_on", "test_two_processes_are_as_one")
+# A minute or more each: started last, they would keep one worker busy alone.
+FIRST = (
+    "test_on_eight_devices",
+    "test_one_process_goes_on",
+    "test_two_processes_are_as_one",
+    "test_many_kills",
+    "test_the_whole_way",
+    "test_batches_equal_prompts_one_by_one_under",
+    "test_soak",
+    "test_compiles_for_tpus",
+    "test_each_kernel_compiles",
+)
 
 
 def pytest_collection_modifyitems(items):
