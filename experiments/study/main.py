@@ -35,9 +35,8 @@ def _arms(seed: int) -> list[Run]:
     def made(arm: str, backbone: str, recipe: Recipe):
         return experiment(f"{arm}-seed{seed}", backbone, recipe, seed, SAMPLES, main_needle())
 
-    attention = dataclasses.replace(RECIPE, **DIFFERS)
-    if RECIPE.recurrence != "off":  # belongs to the memory's training; attention gets its compute
-        attention = dataclasses.replace(attention, recurrence="off")
+    # The recurrence schedule belongs to the memory's training; attention gets its compute.
+    attention = dataclasses.replace(RECIPE, recurrence="off", **DIFFERS)
     plain, memory = made("attention", "attention", attention), made("memory", "memory", RECIPE)
     matched = with_compute_of(made("attention_matched", "attention", attention), memory)
     share = flops(memory) / flops(plain) - 1

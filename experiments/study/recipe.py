@@ -26,7 +26,8 @@ from ratjax.errors import check_choice, check_positive
 LENGTH, SHORT, TOKENS_A_STEP = 1024, 256, 32_768
 BLOCK, BUDGETS = 16, ("1/4", "1/8", "1/16")
 
-# Unrolled, a step of training takes 0.6 of the time (one H100: 16.6 ms instead of 27.2).
+# Unrolled, a step of training takes 0.6 of the time (16.6 ms instead of 27.2: attention, one
+# H100, JAX 0.11.2).
 MODEL = dataclasses.replace(preset("study"), dtype="bfloat16", unroll=6)
 
 # 64 blocks of 16 tokens, as the paper's 4096 tokens are 64 blocks of 64; SnapKV's window is

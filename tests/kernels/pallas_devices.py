@@ -18,8 +18,8 @@ TOPOLOGIES = {
     "v5p": ("v5:2x2x1", "megacore"),
     "v6e": ("v6e:2x2", "default"),
 }
-# Where fewer key/value heads and several chips are compiled too: what differs from chip to chip is
-# the kernels' memory and instructions, and those are tried on all three.
+# The chip that fewer key/value heads and several chips are compiled for too: what differs from chip
+# to chip is the kernels' memory and instructions, and those are tried on all three.
 THOROUGH = "v6e"
 
 _PREAMBLE = """
@@ -69,7 +69,7 @@ def compiles_for_tpus(test):
     return pytest.mark.tpu_compile(test)
 
 
-def compiled(chip: str, *parts: str) -> list[tuple[int, int]]:
+def compiled(chip: str, *parts: str, thorough: str = "") -> list[tuple[int, int]]:
     """Compiles a program's functions for a chip, in a process of its own.
 
     libtpu reads its environment once, and only one process may hold it.
@@ -79,12 +79,14 @@ def compiled(chip: str, *parts: str) -> list[tuple[int, int]]:
       *parts: one program, each part with an indentation of its own: Python that calls
         `report(function, *shapes)`, the shapes made by `array` and `integers` (one device) or with
         `sharding=NamedSharding(mesh, ...)` (all four).
+      thorough: a last part, for the chip `THOROUGH` alone.
 
     Returns:
       For each report, (kernels in the compiled program, bytes of temporary memory).
     """
     name, config = TOPOLOGIES[chip]
     source = textwrap.dedent(_PREAMBLE).format(name=name, chip=config)
+    parts += (thorough,) if chip == THOROUGH else ()
     source += "".join(map(textwrap.dedent, parts))
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

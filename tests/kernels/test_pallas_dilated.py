@@ -160,10 +160,8 @@ def test_compiles_for_tpus(chip):
         x = array(2, 4096, 32, 128, sharding=NamedSharding(mesh, spec))
         report(lambda *a: train(cut, *a), x, x, x, x)
     """
-    if chip != THOROUGH:
-        more = ""
-    own, window, *others = compiled(chip, TRAINING, program, more)
-    assert [n for n, _ in (own, window, *others)] == [2, 3, *([2, 2] if more else [])]
+    own, window, *others = compiled(chip, TRAINING, program, thorough=more)
+    assert [n for n, _ in (own, window, *others)] == [2, 3] + [2, 2] * (chip == THOROUGH)
     assert own[1] < largest(4096)
 
 

@@ -210,9 +210,8 @@ SCORES = 2**30  # bytes, in bfloat16 at T = 4096; 64 times that at 32768
 @compiles_for_tpus
 def test_compiles_for_tpus(chip):
     """The paper's constants at T = 4096."""
-    more = MORE if chip == THOROUGH else ""
-    forward, both, *others = compiled(chip, program(4096, 64, 16), more)
-    assert [n for n, _ in (forward, both, *others)] == [1, 2, *([2, 2] if more else [])]
+    forward, both, *others = compiled(chip, program(4096, 64, 16), thorough=MORE)
+    assert [n for n, _ in (forward, both, *others)] == [1, 2] + [2, 2] * (chip == THOROUGH)
     assert both[1] < SCORES / 4
 
 

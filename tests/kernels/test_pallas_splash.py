@@ -128,10 +128,8 @@ def test_compiles_for_tpus(chip):
         x = array(2, 4096, 32, 128, sharding=NamedSharding(mesh, spec))
         report(lambda *a: train(cut, *a), x, x, x, x)
     """
-    if chip != THOROUGH:
-        more = ""
-    both, long_both, long_forward, *others = compiled(chip, program, more)
+    both, long_both, long_forward, *others = compiled(chip, program, thorough=more)
     found = [n for n, _ in (both, long_both, long_forward, *others)]
-    assert found == [3, 3, 1, *([3, 3] if more else [])]
+    assert found == [3, 3, 1] + [3, 3] * (chip == THOROUGH)
     # Nothing the size of the scores (1 GiB at T = 4096 in bfloat16) is ever held.
     assert both[1] < 2**28 and long_forward[1] < 2**30 and long_both[1] < 2**31
