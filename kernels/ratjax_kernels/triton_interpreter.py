@@ -2,7 +2,8 @@
 
 Set TRITON_INTERPRET=1 before anything imports triton. The interpreter works on PyTorch tensors and
 is meant for small shapes: it tells what a kernel computes, not how fast. Programs run one after the
-other in launch order. Outputs start as NaN (or a large number), so what a kernel forgets shows.
+other, the last of the grid first: a GPU promises no order, and a kernel that relies on one waits
+for ever. Outputs start as NaN (or a large number), so what a kernel forgets shows.
 """
 
 import threading
@@ -32,7 +33,7 @@ interpreter._patch_lang_tensor = _with_loop_bounds
 # The interpreter keeps bfloat16 as its bits: it truncates where a GPU rounds to nearest, and it
 # multiplies the bits themselves.
 _Builder, _Handle, _BFLOAT16 = interpreter.InterpreterBuilder, interpreter.TensorHandle, tl.bfloat16
-_cast, _dot = _Builder.cast_impl, _Builder.create_dot
+_cast, _dot, _set_grid_idx = _Builder.cast_impl, _Builder.create_dot, _Builder.set_grid_idx
 
 
 def _widened(x):
@@ -54,6 +55,13 @@ def _dot_of_values(self, a, b, *rest):
 
 
 _Builder.cast_impl, _Builder.create_dot = _cast_rounding, _dot_of_values
+
+
+def _set_grid_idx_from_the_end(self, *index):
+    _set_grid_idx(self, *(n - 1 - i for i, n in zip(index, self.grid_dim, strict=True)))
+
+
+_Builder.set_grid_idx = _set_grid_idx_from_the_end
 
 
 def interpret(launch: Launch, inputs):

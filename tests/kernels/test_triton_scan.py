@@ -1,6 +1,9 @@
 """The CUDA kernels of the memory: compiled ahead anywhere, run on a GPU against the reference."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +171,18 @@ def test_is_the_default_on_a_gpu():
 
     assert "custom_call" in program(None)
     assert "custom_call" not in program("xla")
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@needs_gpu
+def test_processes_that_take_turns_on_a_gpu():
+    """A GPU suspends a kernel halfway to serve another process; tiles must not wait for ever."""
+    command = [sys.executable, "-m", "tests.kernels.scan_in_turns", "20"]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    try:
+        assert [process.wait(timeout=180) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()

@@ -60,7 +60,7 @@ def _tiling(k, tile):
     channels = k.shape[2] * k.shape[3]
     row_tiles = -(-length // tile["ROWS"])
     lanes = batch * -(-channels // tile["COLS"])
-    ring = 1 if tile["WINDOW"] == 1 else _RING
+    ring = 0 if tile["WINDOW"] == 1 else _RING
     slots = 2 if tile["WINDOW"] == 1 else _RING // tile["WINDOW"]
     constants = {
         "LENGTH": length,
@@ -72,9 +72,9 @@ def _tiling(k, tile):
         "num_stages": 1,
     }
     # 64-bit words as pairs of int32, which JAX has without its 64-bit mode.
-    shared = [(lanes, slots, 2, tile["COLS"], 2), (lanes, ring, 3, tile["COLS"], 2), (lanes, ring)]
-    if tile["WINDOW"] == 1:
-        shared[1:] = [(1,), (1,)]
+    words, marks = (lanes, slots, 2, tile["COLS"], 2), (lanes, 1 + ring)
+    totals = (lanes, ring, 3, tile["COLS"], 2) if ring else (1,)
+    shared = (words, totals, marks)
     return lanes * row_tiles, constants, [jax.ShapeDtypeStruct(s, jnp.int32) for s in shared]
 
 

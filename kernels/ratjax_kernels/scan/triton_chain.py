@@ -1,11 +1,14 @@
 """How tiles of a sequence hand the state on, in order, while all of them run.
 
-A tile is one program. Programs are numbered with all channels of the first tiles first, and a GPU
-starts them in that order, so a program waits only for programs that already run. What it waits for
-is the number itself: a word of 64 bits carries a float and the tag of who wrote it, and is written
-and read whole. No flag, no fence and no second round trip through the cache stand between
-neighbours, and a tag that is not the expected one means "not yet", whatever was there before. So
-the words live in short rings that stay in the cache.
+A tile is one program, and which tile of its lane it is, it asks a counter when it starts. So it
+waits only for programs that already run, in whatever order a GPU starts them: by its own number it
+would do so only where they start in the order of their numbers, which is not promised
+(github.com/NVIDIA/cub/issues/245).
+
+What a tile waits for is the number itself: a word of 64 bits carries a float and the tag of who
+wrote it, and is written and read whole. No flag, no fence and no second round trip through the
+cache stand between neighbours, and a tag that is not the expected one means "not yet", whatever was
+there before. So the words live in short rings that stay in the cache.
 
 WINDOW = 1: every tile waits for the state that leaves the tile before it. Two places take turns: a
 tile overwrites the state that entered the tile before it, which that tile has read before it wrote
@@ -22,6 +25,18 @@ from typing import no_type_check
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+@no_type_check
+def next_tile(marks_ptr, lane, RING: tl.constexpr):
+    """The number of tiles of this lane that were started before: the tile to be `hand_on`'s `step`.
+
+    Args:
+      marks_ptr: int32 [lanes, 1 + RING], zero: tiles started, then what `hand_on` keeps there.
+      lane: which chain.
+    """
+    return tl.atomic_add(marks_ptr + lane * (1 + RING), 1, sem="relaxed")
 
 
 @triton.jit
@@ -95,12 +110,12 @@ def _totals_before(
 
 @triton.jit
 @no_type_check
-def _wait_for_readers(done, lane, step, WINDOW: tl.constexpr, RING: tl.constexpr):
+def _wait_for_readers(done, step, WINDOW: tl.constexpr, RING: tl.constexpr):
     """Until the tiles that read what is about to be overwritten have read it."""
     if step >= RING:
         # A tile further on may have overwritten the mark of its own reading: later is as good.
         reader = step - RING + 1 + tl.arange(0, WINDOW)
-        at = done + lane * RING + reader % RING
+        at = done + reader % RING
         while tl.min(tl.load(at, volatile=True) - reader, axis=0) <= 0:
             pass
 
@@ -108,7 +123,7 @@ def _wait_for_readers(done, lane, step, WINDOW: tl.constexpr, RING: tl.constexpr
 @triton.jit
 @no_type_check
 def hand_on(
-    words_ptr, totals_ptr, done_ptr, lane, step, first_k, first_v, kept, k_sum, v_sum,
+    words_ptr, totals_ptr, marks_ptr, lane, step, first_k, first_v, kept, k_sum, v_sum,
     COLS: tl.constexpr, WINDOW: tl.constexpr, SLOTS: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """The states that enter and leave tile number `step` of a lane of tiles.
@@ -117,9 +132,9 @@ def hand_on(
       words_ptr: int64 [lanes, SLOTS, 2, COLS], zero: states that leave windows. SLOTS is 2 where
         WINDOW is 1, else RING / WINDOW.
       totals_ptr: int64 [lanes, RING, 3, COLS], zero; unused where WINDOW is 1.
-      done_ptr: int32 [lanes, RING], zero; unused where WINDOW is 1.
+      marks_ptr: int32 [lanes, 1 + RING], zero; see `next_tile`. RING is 0 where WINDOW is 1.
       lane: which chain.
-      step: which tile of the chain, in the order of the chain.
+      step: which tile of the chain, in the order of the chain: what `next_tile` gave.
       first_k, first_v: [COLS], what enters the first window; unused elsewhere.
       kept, k_sum, v_sum: [COLS]; the tile makes k_sum + kept * k of a state k, the same for v.
 
@@ -131,7 +146,8 @@ def hand_on(
     own = tl.arange(0, COLS)
     window = step // WINDOW
     if WINDOW > 1:
-        _wait_for_readers(done_ptr, lane, step, WINDOW, RING)
+        done = marks_ptr + lane * (1 + RING) + 1
+        _wait_for_readers(done, step, WINDOW, RING)
         if step % WINDOW < WINDOW - 1:
             at = (lane * RING + step % RING) * (3 * COLS) + own
             _post(totals, at, kept, step + 1)
@@ -144,7 +160,7 @@ def hand_on(
         at = (lane * SLOTS + (window - 1) % SLOTS) * (2 * COLS) + own
         k_in, v_in = _wait(words, at, window, COLS)
     if WINDOW > 1:
-        tl.store(done_ptr + lane * RING + step % RING, step + 1)
+        tl.store(done + step % RING, step + 1)
         k_in = k_w + kept_w * k_in
         v_in = v_w + kept_w * v_in
     k_out = k_sum + kept * k_in
