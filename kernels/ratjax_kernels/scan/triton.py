@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ratjax_kernels.batching import merge_vmap
-from ratjax_kernels.scan import triton_kernels
+from ratjax_kernels.scan import triton_chain, triton_kernels
 from ratjax_kernels.triton_call import device_problem, launch
 
 # Tiles that the rings of words between them have room for; more than run at once.
@@ -55,27 +55,22 @@ decay_scan.defvjp(_forward, _backward)
 
 
 def _tiling(k, tile):
-    """(programs, constants, what tiles leave for each other) of one launch."""
+    """(programs, constants, room for what tiles leave for each other) of one launch."""
     batch, length = k.shape[:2]
     channels = k.shape[2] * k.shape[3]
     row_tiles = -(-length // tile["ROWS"])
     lanes = batch * -(-channels // tile["COLS"])
     ring = 0 if tile["WINDOW"] == 1 else _RING
-    slots = 2 if tile["WINDOW"] == 1 else _RING // tile["WINDOW"]
     constants = {
         "LENGTH": length,
         "CHANNELS": channels,
         "LANES": lanes,
-        "SLOTS": slots,
         "RING": ring,
         **tile,
         "num_stages": 1,
     }
-    # 64-bit words as pairs of int32, which JAX has without its 64-bit mode.
-    words, marks = (lanes, slots, 2, tile["COLS"], 2), (lanes, 1 + ring)
-    totals = (lanes, ring, 3, tile["COLS"], 2) if ring else (1,)
-    shared = (words, totals, marks)
-    return lanes * row_tiles, constants, [jax.ShapeDtypeStruct(s, jnp.int32) for s in shared]
+    places = triton_chain.places(lanes, tile["COLS"], tile["WINDOW"], ring)
+    return lanes * row_tiles, constants, jax.ShapeDtypeStruct((places,), jnp.int32)
 
 
 def _run_forward(gate_logits, k, v, k_0, v_0, save: bool):
@@ -87,13 +82,13 @@ def _run_forward(gate_logits, k, v, k_0, v_0, save: bool):
         every, channels = backward["ROWS"], heads * width
         saves = -(-length // forward["ROWS"]) * forward["ROWS"] // every
     states = jax.ShapeDtypeStruct((batch, saves, 2, channels), jnp.float32)
-    outputs = (_like(k), _like(v), _like(k_0), _like(v_0), states, *shared)
+    outputs = (_like(k), _like(v), _like(k_0), _like(v_0), states, shared)
     return launch(
         triton_kernels.forward_kernel,
         (gate_logits, k, v, k_0, v_0),
         outputs,
         grid=(programs,),
-        zeroed=(5, 6, 7),
+        zeroed=(5,),
         SAVE=every,
         SAVES=saves,
         **constants,
@@ -115,13 +110,13 @@ def _launch_backward(gate_logits, k, v, k_0, v_0, states, dk_mem, dv_mem, dk_las
     batch, _, heads, channels = k.shape
     programs, constants, shared = _tiling(k, tiles_of(batch, heads * channels)[1])
     inputs = (gate_logits, k, v, k_0, v_0, states, dk_mem, dv_mem, dk_last, dv_last)
-    outputs = (_like(gate_logits), _like(k), _like(v), _like(k_0), _like(v_0), *shared)
+    outputs = (_like(gate_logits), _like(k), _like(v), _like(k_0), _like(v_0), shared)
     return launch(
         triton_kernels.backward_kernel,
         inputs,
         outputs,
         grid=(programs,),
-        zeroed=(5, 6, 7),
+        zeroed=(5,),
         SAVES=states.shape[1],
         **constants,
     )[:5]

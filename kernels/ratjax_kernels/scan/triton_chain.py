@@ -19,6 +19,8 @@ that left the window of WINDOW tiles before its own, and composes it with the to
 keeps of the state, and what it adds) of the tiles in between, which wait for nothing. Each tile
 says when it has read all it needs; a tile that comes RING tiles later waits for that before it
 writes to the same places.
+
+All of it lies in one array, which is zero at the start: the words, the totals, the marks.
 """
 
 from typing import no_type_check
@@ -27,16 +29,39 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
-@no_type_check
-def next_tile(marks_ptr, lane, RING: tl.constexpr):
-    """The number of tiles of this lane that were started before: the tile to be `hand_on`'s `step`.
+def places(lanes: int, cols: int, window: int, ring: int) -> int:
+    """How many int32 the chains of a launch need, zero at the start.
 
     Args:
-      marks_ptr: int32 [lanes, 1 + RING], zero: tiles started, then what `hand_on` keeps there.
-      lane: which chain.
+      lanes: chains.
+      cols: channels of a tile.
+      window: WINDOW.
+      ring: RING; 0 where the window is 1.
     """
-    return tl.atomic_add(marks_ptr + lane * (1 + RING), 1, sem="relaxed")
+    slots = 2 if window == 1 else ring // window
+    return lanes * (2 * (slots * 2 + ring * 3) * cols + 1 + ring)
+
+
+@triton.jit
+@no_type_check
+def _marks(
+    shared_ptr, lane, LANES: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
+    RING: tl.constexpr,
+):  # fmt: skip
+    """Of a lane: how many of its tiles were started, then a mark for each place of its ring."""
+    SLOTS: tl.constexpr = 2 if WINDOW == 1 else RING // WINDOW
+    return shared_ptr + LANES * 2 * (SLOTS * 2 + RING * 3) * COLS + lane * (1 + RING)
+
+
+@triton.jit
+@no_type_check
+def next_tile(
+    shared_ptr, lane, LANES: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
+    RING: tl.constexpr,
+):  # fmt: skip
+    """How many tiles of this lane were started before: which one this program is; see `hand_on`."""
+    started = _marks(shared_ptr, lane, LANES, COLS, WINDOW, RING)
+    return tl.atomic_add(started, 1, sem="relaxed")
 
 
 @triton.jit
@@ -123,16 +148,13 @@ def _wait_for_readers(done, step, WINDOW: tl.constexpr, RING: tl.constexpr):
 @triton.jit
 @no_type_check
 def hand_on(
-    words_ptr, totals_ptr, marks_ptr, lane, step, first_k, first_v, kept, k_sum, v_sum,
-    COLS: tl.constexpr, WINDOW: tl.constexpr, SLOTS: tl.constexpr, RING: tl.constexpr,
+    shared_ptr, lane, step, first_k, first_v, kept, k_sum, v_sum,
+    LANES: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """The states that enter and leave tile number `step` of a lane of tiles.
 
     Args:
-      words_ptr: int64 [lanes, SLOTS, 2, COLS], zero: states that leave windows. SLOTS is 2 where
-        WINDOW is 1, else RING / WINDOW.
-      totals_ptr: int64 [lanes, RING, 3, COLS], zero; unused where WINDOW is 1.
-      marks_ptr: int32 [lanes, 1 + RING], zero; see `next_tile`. RING is 0 where WINDOW is 1.
+      shared_ptr: int32 [places(LANES, COLS, WINDOW, RING)], zero before the launch.
       lane: which chain.
       step: which tile of the chain, in the order of the chain: what `next_tile` gave.
       first_k, first_v: [COLS], what enters the first window; unused elsewhere.
@@ -141,12 +163,13 @@ def hand_on(
     Returns:
       (k entering, v entering, k leaving, v leaving), each [COLS].
     """
-    words = words_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
-    totals = totals_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
+    SLOTS: tl.constexpr = 2 if WINDOW == 1 else RING // WINDOW
+    words = shared_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
+    totals = words + LANES * SLOTS * 2 * COLS
+    done = _marks(shared_ptr, lane, LANES, COLS, WINDOW, RING) + 1
     own = tl.arange(0, COLS)
     window = step // WINDOW
     if WINDOW > 1:
-        done = marks_ptr + lane * (1 + RING) + 1
         _wait_for_readers(done, step, WINDOW, RING)
         if step % WINDOW < WINDOW - 1:
             at = (lane * RING + step % RING) * (3 * COLS) + own

@@ -77,16 +77,16 @@ def _store(at, value, inside, EVEN: tl.constexpr):
 @no_type_check
 def forward_kernel(
     gate_ptr, k_ptr, v_ptr, k_0_ptr, v_0_ptr,
-    k_mem_ptr, v_mem_ptr, k_last_ptr, v_last_ptr, states_ptr, words_ptr, totals_ptr, marks_ptr,
+    k_mem_ptr, v_mem_ptr, k_last_ptr, v_last_ptr, states_ptr, shared_ptr,
     LENGTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
-    SLOTS: tl.constexpr, RING: tl.constexpr, SAVE: tl.constexpr, SAVES: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr, RING: tl.constexpr,
+    SAVE: tl.constexpr, SAVES: tl.constexpr,
 ):  # fmt: skip
     column_tiles: tl.constexpr = (CHANNELS + COLS - 1) // COLS
     row_tiles: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
     EVEN: tl.constexpr = LENGTH % ROWS == 0 and CHANNELS % COLS == 0
     lane = tl.program_id(0) % LANES
-    tile = next_tile(marks_ptr, lane, RING)
+    tile = next_tile(shared_ptr, lane, LANES, COLS, WINDOW, RING)
     batch = (lane // column_tiles).to(tl.int64)
     column = (lane % column_tiles) * COLS + tl.arange(0, COLS)
     known = column < CHANNELS
@@ -115,9 +115,8 @@ def forward_kernel(
         k_0 = tl.load(k_0_ptr + state_at, mask=known, other=0.0)
         v_0 = tl.load(v_0_ptr + state_at, mask=known, other=0.0)
     k_in, v_in, k_out, v_out = hand_on(
-        words_ptr, totals_ptr, marks_ptr, lane, tile, k_0, v_0, kept, k_sum, v_sum,
-        COLS, WINDOW, SLOTS, RING,
-    )  # fmt: skip
+        shared_ptr, lane, tile, k_0, v_0, kept, k_sum, v_sum, LANES, COLS, WINDOW, RING
+    )
     if tile == row_tiles - 1:
         tl.store(k_last_ptr + state_at, k_out, mask=known)
         tl.store(v_last_ptr + state_at, v_out, mask=known)
@@ -139,16 +138,16 @@ def forward_kernel(
 def backward_kernel(
     gate_ptr, k_ptr, v_ptr, k_0_ptr, v_0_ptr, states_ptr,
     dk_mem_ptr, dv_mem_ptr, dk_last_ptr, dv_last_ptr,
-    d_gate_ptr, dk_ptr, dv_ptr, dk_0_ptr, dv_0_ptr, words_ptr, totals_ptr, marks_ptr,
+    d_gate_ptr, dk_ptr, dv_ptr, dk_0_ptr, dv_0_ptr, shared_ptr,
     LENGTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr, SAVES: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr,
-    SLOTS: tl.constexpr, RING: tl.constexpr, AHEAD: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, WINDOW: tl.constexpr, RING: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     column_tiles: tl.constexpr = (CHANNELS + COLS - 1) // COLS
     row_tiles: tl.constexpr = (LENGTH + ROWS - 1) // ROWS
     EVEN: tl.constexpr = LENGTH % ROWS == 0 and CHANNELS % COLS == 0
     lane = tl.program_id(0) % LANES
-    step = next_tile(marks_ptr, lane, RING)
+    step = next_tile(shared_ptr, lane, LANES, COLS, WINDOW, RING)
     tile = row_tiles - 1 - step
     batch = (lane // column_tiles).to(tl.int64)
     column = (lane % column_tiles) * COLS + tl.arange(0, COLS)
@@ -190,9 +189,8 @@ def backward_kernel(
         last_k = tl.load(dk_last_ptr + state_at, mask=known, other=0.0)
         last_v = tl.load(dv_last_ptr + state_at, mask=known, other=0.0)
     c_k, c_v, ck_out, cv_out = hand_on(
-        words_ptr, totals_ptr, marks_ptr, lane, step, last_k, last_v, kept, ck_sum, cv_sum,
-        COLS, WINDOW, SLOTS, RING,
-    )  # fmt: skip
+        shared_ptr, lane, step, last_k, last_v, kept, ck_sum, cv_sum, LANES, COLS, WINDOW, RING
+    )
     if tile == 0:
         tl.store(dk_0_ptr + state_at, ck_out, mask=known)
         tl.store(dv_0_ptr + state_at, cv_out, mask=known)
