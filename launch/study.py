@@ -7,8 +7,9 @@ The file lists its runs as `RUNS` (`experiments.study.runs.Run`) and gives each 
 <run>`. Data is made once; then every device has one process at a time, or `--sharing` of them (one
 trains while another compiles), the longest runs first:
 `launch.train` into <workdir>/<run>/model, `launch.evaluate` into <workdir>/<run>/needle, their
-output beside them. When `--minutes` are over every process gets SIGTERM, saves and ends; the same
-command goes on, and skips what is finished. <workdir>/status.json tells of all runs.
+output beside them. A training that its watchdog has ended goes on from its last checkpoint, as long
+as it gets further each time. When `--minutes` are over every process gets SIGTERM, saves and ends;
+the same command goes on, and skips what is finished. <workdir>/status.json tells of all runs.
 
 Status 1: a run failed, in a line each; the others ran on.
 """

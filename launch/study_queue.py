@@ -16,6 +16,7 @@ from experiments.study.runs import Run
 from ratjax.files import read_json, write_json
 from ratjax.model import checkpoint
 from ratjax.needle.outputs import RESULTS
+from ratjax.train import watch
 
 POLL_SECONDS = 0.2
 
@@ -76,6 +77,7 @@ class _Process:
     device: str | None
     process: subprocess.Popen
     began: float
+    steps: int  # that a checkpoint held then
 
 
 class Queue:
@@ -170,7 +172,8 @@ class Queue:
     def _begin(self, job: Job, phase: str, device: str | None) -> None:
         self._count()
         process = self._start(job, phase, device)
-        self._running.append(_Process(job, phase, device, process, time.monotonic()))
+        began = time.monotonic()
+        self._running.append(_Process(job, phase, device, process, began, job.done_steps()))
         status = self.status[job.run.name]
         status["state"] = {"train": "training", "evaluate": "evaluating"}[phase]
         status["starts"] += 1
@@ -184,6 +187,8 @@ class Queue:
         following = one.job.phase
         if following == "done":
             status["state"] = "finished"
+        elif self._hung(one) and not self._stopping:
+            self._begin(one.job, one.phase, one.device)
         elif one.process.returncode and not self._stopping:
             status["state"], status["error"] = "failed", one.job.complaint(one.phase)
         elif self._stopping:
@@ -193,6 +198,11 @@ class Queue:
         else:
             self._begin(one.job, following, one.device)
         self._write()
+
+    @staticmethod
+    def _hung(one: _Process) -> bool:
+        """Whether the watchdog ended a training that had got further: it may get further again."""
+        return one.process.returncode == watch.STATUS and one.job.done_steps() > one.steps
 
     def _end(self) -> None:
         """Tells every process to end, waits for it, and kills what does not."""

@@ -142,6 +142,7 @@ def experiment(
             held_out_batches=1,
             checkpoint_every=1000,
             keep=1,
+            watchdog_exit=300.0,
         ),
         data=DataConfig(
             stages=stages(recipe),

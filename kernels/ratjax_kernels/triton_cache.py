@@ -72,6 +72,7 @@ def _write(path: pathlib.Path, found) -> None:
     with contextlib.suppress(OSError, TypeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dataclasses.asdict(found))
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = pathlib.Path(folder) / path.name
+            whole.write_text(text)
+            os.replace(whole, path)

@@ -1,6 +1,7 @@
 """Compiled Triton kernels are kept: with a library that only pretends to compile."""
 
 import dataclasses
+import errno
 import types
 
 import jax
@@ -104,6 +105,17 @@ def test_a_disk_that_takes_nothing_costs_only_time(folder):
     process = Process()
     assert process() == process()
     assert len(process.compiled) == 2
+
+
+def test_a_disk_that_fills_up_keeps_nothing_half_written(folder, monkeypatch):
+    def cut_short(path, text):
+        with path.open("w") as file:
+            file.write(text[:10])
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", cut_short)
+    assert Process()().name == "kernel"
+    assert list(folder.iterdir()) == []
 
 
 def test_a_library_of_another_shape_is_left_alone():

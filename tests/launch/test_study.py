@@ -16,6 +16,7 @@ from launch import study as launch_study
 from launch.study_queue import Job, Queue
 from ratjax.config.overrides import to_json
 from ratjax.needle import load_essays
+from ratjax.train import watch
 
 # A pair so small that two cores train it in seconds.
 TINY = """
@@ -162,6 +163,24 @@ def test_a_failure_is_one_line_and_stops_nothing_else(tmp_path, quick):
     again = Queue(jobs, tmp_path / "status.json", [None], Recorder(), 1.0)
     assert again.work(float("inf")) == [] and set(states(again).values()) == {"finished"}
     assert again.status["a"]["starts"] == 3
+
+
+def test_a_training_that_hung_goes_on_as_long_as_it_gets_further(tmp_path, quick):
+    one, saved = job(tmp_path, "a", 5), iter((2, 4, 4))
+
+    def start(job, phase, device):
+        log = job.folder / f"{phase}.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("error: no progress for 300 s")
+        checkpoints = job.folder / "model" / "checkpoints"
+        return Process(
+            lambda: (checkpoints / str(next(saved))).mkdir(parents=True, exist_ok=True),
+            status=watch.STATUS,
+        )
+
+    queue = Queue([one], tmp_path / "status.json", [None], start, 1.0)
+    assert queue.work(float("inf")) == ["a: error: no progress for 300 s"]
+    assert queue.status["a"]["starts"] == 3 and states(queue) == {"a": "failed"}
 
 
 def test_when_the_time_is_over_all_is_told_to_end(tmp_path, quick):
