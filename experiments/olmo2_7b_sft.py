@@ -10,10 +10,11 @@ those that experiments/needle/table4_olmo2.py looks for: olmo2_7b_memory_sft, ol
 olmo2_7b_control_sft.
 
 From the paper: a training split of the eight tasks with another seed, learning rate 1e-5, 32 rows a
-step. From the released code: 18,000 rows four times over, weight decay 0.01, 5 % warmup, the loss
-on answers alone. The paper's "7M training tokens" are a tenth of one such round. A sparse pass
-beside the dense one: `--config.data.stages[0].recurrence=two_step` (the paper does not say; the
-released code's file for it serves both). `launch.prepare` makes the rows (data/needles), once for
+step. From the released code: as many rows as 18,000 four times over (in rounds here; drawn with
+replacement there), weight decay 0.01, 5 % warmup, the loss on answers alone. The paper's "7M
+training tokens" are a tenth of one such round. A sparse pass beside the dense one:
+`--config.data.stages[0].recurrence=two_step` (the paper does not say; the released code's file for
+it serves both). `launch.prepare` makes the rows (data/needles), once for
 all variants; on a pod every host needs them.
 
 Compute: 1.41e+19 FLOPs; at 40 % MFU 0.7 hours on 32 chips of v5p, 1.2 hours on 8 H100.

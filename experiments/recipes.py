@@ -22,7 +22,8 @@ from ratjax.config.train import TrainConfig
 
 LENGTH = 4096
 # The needle fine-tuning of the released code (wimh966/rat-plus, ruler_sft): 2250 rows of each of
-# eight tasks, four times over, 32 a step; what is left of a round is dropped.
+# eight tasks, four times over, 32 a step; what is left of a round is dropped. That code draws with
+# replacement; here every row has its turn in each round.
 ROWS_A_TASK, ROUNDS, NEEDLE_BATCH = 2250, 4, 32
 # Of the rows; the prompts that are evaluated have another (`needle.seed`).
 NEEDLE_SEED = 1005

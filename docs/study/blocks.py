@@ -203,16 +203,16 @@ def hit_rates(study: Study) -> str:
         row = [Text(labels.method(method)), Text(share)]
         for arm in (a for a in ARMS if study.of("main", a)):
             tops = [
-                [rate for rate, *_ in hit["top"]]
+                ([rate for rate, *_ in hit["top"]], hit["best"])
                 for run in study.of("main", arm)
                 for hit in run.hits
                 if (hit["method"], hit["budget"], hit["selector"]) == (method, share, "original")
             ]
-            best = statistics.fmean(max(top) for top in tops)
-            mean = statistics.fmean(statistics.fmean(top) for top in tops)
+            best = statistics.fmean(statistics.fmean(top[:count]) for top, count in tops)
+            mean = statistics.fmean(statistics.fmean(top) for top, _ in tops)
             row.append(Text(f"{100 * best:.1f} / {100 * mean:.1f}"))
         rows.append(tuple(row))
-    columns = ("Method", "Budget", *(f"{a}, best / all heads" for a in ARMS if study.of("main", a)))
+    columns = ("Method", "Budget", *(f"{a}, best heads / all" for a in ARMS if study.of("main", a)))
     return pipe_table(PlainTable("hits", "", columns, tuple(rows), 2))
 
 
@@ -264,7 +264,7 @@ def hit_difference(study: Study) -> Estimate | None:
         rates = {
             run.seed: {
                 (hit["method"], hit["budget"], hit["task"]): 100
-                * statistics.fmean(rate for rate, *_ in hit["top"])
+                * statistics.fmean(rate for rate, *_ in hit["top"][: hit["best"]])
                 for hit in run.hits
                 if hit["selector"] == "original"
             }

@@ -68,7 +68,7 @@ def generate(
       stop_token: rows end after it (it is kept); generation ends when all rows have.
       seed: of random selectors.
       rows: numbers that tell prompts apart to random selectors, [B]; by default 0..B-1. Give
-        each prompt its own number and its draws do not depend on how prompts are batched.
+        each prompt its own number and its draws do not depend on how prompts are batched or padded.
       width: the padded prompt length; by default the bucket of the longest prompt. For callers
         whose batches are to share one program.
 

@@ -41,14 +41,12 @@ def cache_bytes(config: ModelConfig, pattern: Pattern, length: Number) -> Number
             kept = min(length, strided + pattern.initial + pattern.local + 1)
         case _:
             kept = length
-    state = 8 * config.num_layers * config.num_kv_heads * config.head_dim
-    return (sets * kept + _bounds(pattern, length)) * position_bytes(config) + (
-        state if config.memory is not None else 0
-    )
+    positions = sets * kept + _bounds(pattern, length)
+    return positions * position_bytes(config) + _state_bytes(config)
 
 
 def decode_bytes(config: ModelConfig, pattern: Pattern, length: Number, read: Number) -> Number:
-    """Bytes of the cache that one decode step reads of one sequence.
+    """Bytes of the cache that one decode step reads of one sequence, the memory's state included.
 
     Args:
       config: the model.
@@ -61,7 +59,12 @@ def decode_bytes(config: ModelConfig, pattern: Pattern, length: Number, read: Nu
     apart = isinstance(pattern, Quest) and pattern.per == "query_head"
     times = config.queries_per_kv_head if apart else 1
     scored = _bounds(pattern, length) if getattr(pattern, "selector", "") != "random" else 0
-    return (times * read + scored) * position_bytes(config)
+    return (times * read + scored) * position_bytes(config) + _state_bytes(config)
+
+
+def _state_bytes(config: ModelConfig) -> int:
+    """Bytes of the memory's state: a key and a value of each layer and head, in float32."""
+    return 8 * config.num_layers * config.num_kv_heads * config.head_dim if config.memory else 0
 
 
 def _bounds(pattern: Pattern, length: Number) -> Number:

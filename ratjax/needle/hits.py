@@ -2,8 +2,9 @@
 
 The paper's first hypothesis (arXiv 2605.28640, Section 3.3, Figures 2 to 4): a head hits a prompt
 where its selection holds the needed position at every decoding step; heads are ranked by the share
-of prompts that they hit, and the best 50 are compared between backbones. Answers are teacher-forced
-and counted from their second token: the first comes from prefill, which reads everything.
+of prompts that they hit, and the best 50 are compared between backbones: of 1024, and of a model
+with fewer heads the same share. Answers are teacher-forced and counted from their second token: the
+first comes from prefill, which reads everything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from ratjax.needle import cells
 from ratjax.needle.drawing import Prompt
 from ratjax.needle.encoding import encode, plain
 
-# Heads of a curve in the paper's figures.
-TOP = 50
+# Heads of a curve in the paper's figures, and of the model that they are of.
+TOP, OF = 50, 1024
 WATCHED = ("quest", "snapkv")  # methods that select while decoding, or for it
 
 Hits = Bool[np.ndarray, "L H"]
@@ -52,6 +53,11 @@ def unpack(text: str, layers: int, heads: int) -> Hits:
     return bits.astype(bool).reshape(layers, heads)
 
 
+def best_heads(heads: int) -> int:
+    """How many heads of a model count as its best: 50 of 1024 or more, that share of fewer."""
+    return min(TOP, max(1, round(heads * TOP / OF)))
+
+
 def summary(
     answered: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], layers: int, heads: int
 ) -> dict[str, Any]:
@@ -63,20 +69,22 @@ def summary(
       heads: query heads a layer.
 
     Returns:
-      `rates` [L][H]: share of the prompts that each head hit; `top`: the best heads as [rate,
-      layer, head], the lower layer and head first among equals; `given_hit` and `given_miss`:
-      prompts, and their mean strict score in percent (None without prompts), where at least one,
-      and where none, of these heads hit.
+      `rates` [L][H]: share of the prompts that each head hit; `top`: the first 50 heads by rate as
+      [rate, layer, head], the lower layer and head first among equals; `best`: how many of them
+      count as the best (`best_heads`); `given_hit` and `given_miss`: prompts, and their mean strict
+      score in percent (None without prompts), where at least one, and where none, of the best hit.
     """
     hits = np.stack([unpack(found["hits"], layers, heads) for _, found in answered])
     rates = hits.mean(0)
     order = np.argsort(-rates, axis=None, kind="stable")[:TOP]
     places = [(int(i) // heads, int(i) % heads) for i in order]
-    any_hit = hits.reshape(len(hits), -1)[:, order].any(1)
+    best = best_heads(layers * heads)
+    any_hit = hits.reshape(len(hits), -1)[:, order[:best]].any(1)
     strict = np.array([cells.scores(found, row["outputs"])["strict"] for row, found in answered])
     return {
         "samples": len(answered),
         "top": [[_rounded(rates[place]), *place] for place in places],
+        "best": best,
         "rates": [[_rounded(rate) for rate in layer] for layer in rates],
         "given_hit": _given(strict[any_hit]),
         "given_miss": _given(strict[~any_hit]),

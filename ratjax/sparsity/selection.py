@@ -24,20 +24,24 @@ def as_mask(indices: Int32[Array, "*rows count"], n: int) -> Bool[Array, "*rows 
 def random_scores(keys: PromptKeys, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
     """Scores that make `choose` draw uniformly among candidates (the paper's I_rand, H2).
 
-    Each prompt draws from its own key, so that a draw does not depend on the batch.
+    Each prompt, head and query draws from a key of its own, and the first candidates' draws are the
+    same however many there are: a draw depends neither on the batch nor on its padding.
 
     Args:
       keys: one a prompt.
-      shape: of one prompt's scores, heads first. Where heads are shared out over devices, those
-        of this one, which gets its own of all heads' draws.
+      shape: of one prompt's scores, heads first, candidates last. Where heads are shared out over
+        devices, those of this one, which gets its own of all heads' draws.
     """
-    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
-        return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
-    heads, *rest = shape
-    everyone = (heads * jax.lax.axis_size("tensor"), *rest)
-    drawn = jax.vmap(lambda key: jax.random.uniform(key, everyone))(keys)
-    first = heads * jax.lax.axis_index("tensor")
-    return jax.lax.dynamic_slice_in_dim(drawn, first, heads, axis=1)
+    shared_out = "tensor" in jax.sharding.get_abstract_mesh().axis_names
+    first = shape[0] * jax.lax.axis_index("tensor") if shared_out else 0
+    indices = [first + jnp.arange(shape[0]), *map(jnp.arange, shape[1:-1])]
+
+    def draw(key, indices):
+        if not indices:
+            return jax.random.uniform(key, shape[-1:])
+        return jax.vmap(lambda i: draw(jax.random.fold_in(key, i), indices[1:]))(indices[0])
+
+    return jax.vmap(lambda key: draw(key, indices))(keys)
 
 
 def fold_in(keys: PromptKeys | None, data: Int32[Array, "*#B"] | int) -> PromptKeys | None:

@@ -311,7 +311,9 @@ def document(study, arm, seed, right, differs=""):
             if setting.method in ("quest", "snapkv"):
                 given = {"prompts": PROMPTS, "score_strict": 50.0}
                 top = [[rate, 0, 0] for rate in (0.9 - 0.2 * (arm == "attention"), 0.3)]
-                hits.append({**named, "top": top, "given_hit": given, "given_miss": given})
+                hits.append(
+                    {**named, "top": top, "best": 1, "given_hit": given, "given_miss": given}
+                )
     meta = {
         "run": study,
         "name": f"{arm}-{differs}-seed{seed}",
@@ -384,8 +386,8 @@ def test_tables_tell_the_arms_apart(made_up):
     assert len(judged) == 2 and all("ahead" in line for line in judged)
     dense = [line for line in found["claims"].splitlines() if "Dense" in line]
     assert len(dense) == 2 and all("not told" in line for line in dense)
-    # hit rates: (90 + 30) / 2 against (70 + 30) / 2
-    assert "hit rate of the best heads | +10.0 [10.0, 10.0] | ahead" in found["claims"]
+    # hit rates of the best head: 90 against 70
+    assert "hit rate of the best heads | +20.0 [20.0, 20.0] | ahead" in found["claims"]
     assert re.search(
         r"same data: Quest \+[56]\d.* in 9, below it in 0 of 9 .*compute: Quest \+[34]\d",
         found["summary"],

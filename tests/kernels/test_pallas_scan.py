@@ -32,7 +32,7 @@ def outputs_and_gradients(implementation, arrays, state, cotangents):
 )
 def test_outputs_and_all_gradients(length, heads, channels, dtype, monkeypatch):
     # Several tiles in a short sequence, and still a loop in each.
-    monkeypatch.setattr(pallas_tpu, "_TILE", 8 * 8 * 128)
+    monkeypatch.setattr(pallas_tpu, "_TILE", 8 * 8 * 128 * 4)
     monkeypatch.setattr(pallas_kernels, "_UNROLL", 2)
     rng = np.random.default_rng(length)
     wide = [oracle.normal(rng, (2, length, heads, channels), dtype) for _ in range(5)]
@@ -76,6 +76,7 @@ PROGRAM = """
 
     for length in 4096, 32768:
         report(train, *[array(1, length, 32, 128)] * 5)
+    report(train, *[array(4, 4096, 16, 128, dtype=jnp.float32)] * 5)
 """
 
 

@@ -276,6 +276,10 @@ def test_random_selectors_do_not_depend_on_the_batch(method):
     together = model.generate(tokens, PROMPTS, NEW, pattern=random, seed=5)
     alone = model.generate(tokens[:1], PROMPTS[:1], NEW, pattern=random, seed=5, rows=np.array([0]))
     np.testing.assert_array_equal(alone[0], together[0])
+    wider = model.generation(
+        tokens, PROMPTS, NEW, pattern=random, seed=5, width=2 * tokens.shape[1]
+    )
+    np.testing.assert_array_equal(wider.tokens, together)
     again = model.generation(tokens, PROMPTS, NEW, pattern=random, seed=5)
     np.testing.assert_array_equal(again.tokens, together)
     original = model.generation(tokens, PROMPTS, NEW, pattern=PATTERNS[method])

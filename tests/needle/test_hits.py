@@ -44,6 +44,7 @@ def test_packed_bits_are_the_same_bits():
 
 def test_rates_ranks_and_what_a_hit_is_worth(monkeypatch):
     monkeypatch.setattr(hits, "TOP", 2)
+    monkeypatch.setattr(hits, "OF", 6)
     found = np.zeros((4, 2, 3), bool)
     found[:3, 1, 2] = True  # three prompts of four
     found[0, 0, 1] = found[1, 1, 0] = True  # one of four each: the lower layer comes first
@@ -53,10 +54,14 @@ def test_rates_ranks_and_what_a_hit_is_worth(monkeypatch):
         for said, bits in zip(right, found, strict=True)
     ]
     summary = hits.summary(answered, 2, 3)
-    assert summary["top"] == [[0.75, 1, 2], [0.25, 0, 1]]
+    assert summary["top"] == [[0.75, 1, 2], [0.25, 0, 1]] and summary["best"] == 2
     assert summary["rates"] == [[0, 0.25, 0], [0.25, 0, 0.75]]
     assert summary["given_hit"] == {"prompts": 3, "score_strict": 66.67}
     assert summary["given_miss"] == {"prompts": 1, "score_strict": 100.0}
+    monkeypatch.setattr(hits, "OF", 12)  # the best one alone: what the second hit is no longer one
+    few = [(row, {**line, "hits": hits.pack(bits)}) for (row, line), bits in
+           zip(answered, found & (np.arange(6).reshape(2, 3) == 1), strict=True)]  # fmt: skip
+    assert hits.summary(few, 2, 3)["best"] == 1
     with_all = [(row, {**line, "hits": hits.pack(np.ones((2, 3), bool))}) for row, line in answered]
     assert hits.summary(with_all, 2, 3)["given_miss"] == {"prompts": 0, "score_strict": None}
 

@@ -51,8 +51,8 @@ def test_seeds_average_with_their_deviation():
     (group,) = groups([_result(score, seed=seed) for seed, score in enumerate((70, 95, 99))])
     (cell,) = group.cells.values()
     deviation = statistics.stdev((70, 95, 99))
-    # One deviation up would be above 100.
-    assert cell.strict == Estimate(88.0, 88 - deviation, 100.0)
+    # One deviation up is above 100, and is a deviation all the same.
+    assert cell.strict == Estimate(88.0, 88 - deviation, 88 + deviation)
     assert len(cell.results) == 3 and group.has_replicates
 
 

@@ -1,6 +1,8 @@
 """Hit rates in the report: curves, what a hit is worth, and where there are none."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -46,6 +48,16 @@ def test_a_curve_a_backbone_and_budget(run):
     assert text.count("<tr>") == 1 + 2 * 2 * 2
     # A third of the prompts is missed; the best head's rate is that of the first in every list.
     assert "33.3" in text and "100.0" in text and "50.0" in text
+
+
+def test_context_lengths_stand_apart(run, tmp_path):
+    other = tmp_path / "longer"
+    shutil.copytree(run, other)
+    for file in (f for f in other.iterdir() if f.suffix in (".json", ".jsonl")):
+        file.write_text(re.sub('"context_length": ?256', '"context_length": 512', file.read_text()))
+    alone, both = (str(hits(collect(folders))) for folders in ([run], [run, other]))
+    assert both.count("<table") == 2 * alone.count("<table")
+    assert "tokens</h3>" in both and "tokens</h3>" not in alone
 
 
 def test_the_report_passes_them_on(run, tmp_path):

@@ -7,6 +7,7 @@ so nothing is atomic and a second run gives the same bits. That array is not kep
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,15 @@ def limits_of_block_select(q, means, block_size, blocks, force_first):
         return f"keeps at most {_MOST_KEPT} blocks, not {blocks}"
     if q.shape[3] > _MOST_CHANNELS:
         return f"serves at most {_MOST_CHANNELS} channels, not {q.shape[3]}"
-    return device_problem(q, means)
+    return _numbering_problem(q) or device_problem(q, means)
+
+
+def _numbering_problem(q) -> str | None:
+    """Kernels number a sequence's elements in 32 bits."""
+    elements = math.prod(q.shape[1:])
+    if elements >= 2**31:
+        return f"serves fewer than 2^31 query elements a sequence, not {elements}"
+    return None
 
 
 def block_select(q, means, block_size, blocks, force_first):
@@ -60,6 +69,8 @@ def _select(block_size, blocks, force_first, q, means):
 
 def limits_of_block_prefill(q, k, v, block_ids, block_size):
     """See `ratjax_kernels.dispatch.Operation`."""
+    if problem := _numbering_problem(q):
+        return problem
     length, heads, channels = q.shape[1:]
     if channels > _MOST_CHANNELS:
         return f"serves at most {_MOST_CHANNELS} channels, not {channels}"

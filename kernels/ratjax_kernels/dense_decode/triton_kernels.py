@@ -40,7 +40,7 @@ def vector_kernel(
     batch = tl.program_id(0) // (HEADS * SPLITS)
     group = batch.to(tl.int64) * HEADS + head
     start = split * CHUNK
-    stop = tl.minimum(start + CHUNK, tl.load(lengths_ptr + batch))
+    stop = tl.minimum(start + CHUNK, tl.minimum(tl.load(lengths_ptr + batch), SLOTS))
     row, channel = tl.arange(0, N), tl.arange(0, DP)
     known = channel < D
     STRIDE: tl.constexpr = HEADS // R * D
@@ -79,7 +79,7 @@ def matrix_kernel(
     batch = tl.program_id(0) // (GROUPS * SPLITS)
     group = batch.to(tl.int64) * GROUPS + kv_head
     start = split * CHUNK
-    stop = tl.minimum(start + CHUNK, tl.load(lengths_ptr + batch))
+    stop = tl.minimum(start + CHUNK, tl.minimum(tl.load(lengths_ptr + batch), SLOTS))
     row, channel, query = tl.arange(0, N), tl.arange(0, DP), tl.arange(0, RP)
     known = channel < D
     STRIDE: tl.constexpr = GROUPS * D

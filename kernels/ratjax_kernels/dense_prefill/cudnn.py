@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from ratjax_kernels.dispatch import platform
 
+_MOST_CHANNELS = 128  # 256 on some devices
+
 
 def limits_of_dense_prefill(q, k, v):
     """See `ratjax_kernels.dispatch.Operation`."""
@@ -13,6 +15,8 @@ def limits_of_dense_prefill(q, k, v):
     for x in (q, k, v):
         if x.dtype not in (jnp.bfloat16, jnp.float16):
             return f"serves bfloat16 and float16, not {x.dtype}"
+    if q.shape[-1] % 8 or q.shape[-1] > _MOST_CHANNELS:
+        return f"serves multiples of 8 up to {_MOST_CHANNELS} channels, not {q.shape[-1]}"
     return None
 
 

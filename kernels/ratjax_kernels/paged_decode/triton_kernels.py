@@ -101,7 +101,7 @@ def vector_kernel(
     head, split = tl.program_id(0) % HEADS, (tl.program_id(0) // HEADS) % SPLITS
     batch = tl.program_id(0) // (HEADS * SPLITS)
     group = batch.to(tl.int64) * HEADS + head
-    length = tl.load(lengths_ptr + batch)
+    length = tl.minimum(tl.load(lengths_ptr + batch), SLOTS)
     low = split * SHARE
     high = tl.minimum(low + SHARE, K)
     if SELECT:
@@ -151,7 +151,7 @@ def matrix_kernel(
     kv_head, split = tl.program_id(0) % GROUPS, (tl.program_id(0) // GROUPS) % SPLITS
     batch = tl.program_id(0) // (GROUPS * SPLITS)
     group = batch.to(tl.int64) * GROUPS + kv_head
-    length = tl.load(lengths_ptr + batch)
+    length = tl.minimum(tl.load(lengths_ptr + batch), SLOTS)
     low = split * SHARE
     high = tl.minimum(low + SHARE, K)
     ids_ptr = ids_in_ptr + group * K

@@ -52,7 +52,8 @@ def paged_decode(q, k, v, lengths, page_ids, page_size, layer):
     # One list a query head is [B, G, R, K]; one a key/value head is [B, G, 1, K] and read once.
     page_ids = page_ids.reshape(batch, kv_heads, -1, page_ids.shape[2])
     slots = page_ids[..., None] * page_size + jnp.arange(page_size, dtype=jnp.int32)
-    usable = (page_ids >= 0)[..., None] & (slots < lengths[:, None, None, None, None])
+    filled = jnp.minimum(lengths, length)[:, None, None, None, None]
+    usable = (page_ids >= 0)[..., None] & (slots < filled)
     flat = (*page_ids.shape[:3], -1)
     slots, usable = slots.reshape(flat), usable.reshape(flat)
     slots = jnp.clip(slots, 0, length - 1)

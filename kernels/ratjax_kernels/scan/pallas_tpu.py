@@ -12,14 +12,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ratjax_kernels.pallas_call import interpret
+from ratjax_kernels.pallas_call import dtype_problem, interpret
 from ratjax_kernels.scan import pallas_kernels
 
 _LANES, _SUBLANES = 128, 8
-# Registers of a tile: its five inputs and three outputs, twice for the pipeline, and two float32
-# copies stay within the 16 MiB of VMEM that a kernel may use by default.
-_TILE = 2**18
+# Bytes of a tile: its five inputs and three outputs, twice for the pipeline, and two float32 copies
+# stay within the 16 MiB of VMEM that a kernel may use by default.
+_TILE = 2**19
 _MOST_ROWS = 32
+
+
+def limits_of_decay_scan(gate_logits, k, v, k_0, v_0):
+    """See `ratjax_kernels.dispatch.Operation`."""
+    return dtype_problem(gate_logits, k, v)
 
 
 @jax.custom_vjp
@@ -29,7 +34,7 @@ def decay_scan(gate_logits, k, v, k_0, v_0):
 
 
 def _forward(gate_logits, k, v, k_0, v_0):
-    tiles = _Tiles(k.shape)
+    tiles = _Tiles(k)
     inputs = (tiles.flat(gate_logits, jnp.inf), tiles.flat(k), tiles.flat(v))
     k_mem, v_mem, k_in, v_in, k_last, v_last = _launch_forward(
         tiles, inputs, tuple(tiles.flat_state(x) for x in (k_0, v_0))
@@ -40,7 +45,7 @@ def _forward(gate_logits, k, v, k_0, v_0):
 
 def _backward(residuals, cotangents):
     gate_logits, k, v, k_in, v_in = residuals
-    tiles = _Tiles(k.shape)
+    tiles = _Tiles(k)
     inputs = (tiles.flat(gate_logits, jnp.inf), tiles.flat(k), tiles.flat(v))
     d_mem = tuple(tiles.flat(x) for x in cotangents[:2])
     d_last = tuple(tiles.flat_state(x) for x in cotangents[2:])
@@ -54,9 +59,9 @@ decay_scan.defvjp(_forward, _backward)
 class _Tiles:
     """How [B, T, G, D] is laid out, as [B, T, rows, 128], and cut."""
 
-    def __init__(self, shape):
-        self.shape = shape
-        self.batch, self.length, heads, head_dim = shape
+    def __init__(self, k):
+        self.shape = k.shape
+        self.batch, self.length, heads, head_dim = k.shape
         self.channels = heads * head_dim
         native = head_dim == _LANES and heads % _SUBLANES == 0
         needed = heads if native else -(-self.channels // _LANES)
@@ -64,7 +69,8 @@ class _Tiles:
         self.block = max(
             n for n in range(_SUBLANES, _MOST_ROWS + 1, _SUBLANES) if self.rows % n == 0
         )
-        self.steps = min(_TILE // (self.block * _LANES), -(-self.length // 8) * 8)
+        row = self.block * _LANES * k.dtype.itemsize
+        self.steps = min(_TILE // row, -(-self.length // 8) * 8)
         self.tiles = -(-self.length // self.steps)
         self.padded = self.tiles * self.steps
 

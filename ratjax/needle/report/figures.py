@@ -117,7 +117,7 @@ def _curve(ax: Axes, curve: Curve, place: int) -> None:
     # Other selectors are paler too: at a single budget there is no line to be dashed.
     style, alpha = ("-", 1.0) if curve.selector == "original" else ("--", _PALE)
     face = "white" if place == 0 else _COLOURS[place]
-    low, high = [s.low for s in scores], [s.high for s in scores]
+    low, high = [max(0.0, s.low) for s in scores], [min(100.0, s.high) for s in scores]
     colour = _COLOURS[place]
     if len(x) > 1:
         ax.fill_between(x, low, high, color=colour, alpha=0.13 * alpha, lw=0)

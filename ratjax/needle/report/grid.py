@@ -61,7 +61,7 @@ def replicate(result: Result) -> tuple[int | None, int | None]:
 
 def _mean_and_deviation(values: Sequence[float]) -> Estimate:
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    return Estimate(mean, max(0.0, mean - spread), min(100.0, mean + spread))
+    return Estimate(mean, mean - spread, mean + spread)
 
 
 @dataclass(frozen=True)

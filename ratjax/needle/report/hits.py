@@ -20,6 +20,8 @@ class Worth:
 class HitRates:
     """One cell: the best heads' hit rates in falling order, and what their hits are worth."""
 
+    run: str
+    context_length: int
     backbone: str
     setting: Setting
     task: str
@@ -50,6 +52,8 @@ def load_hits(runs: Sequence[Run]) -> tuple[HitRates, ...]:
 def _parse(row: dict) -> HitRates:
     fields = ("method", "block_size", "k", "budget", "selector")
     return HitRates(
+        run=row["run"],
+        context_length=int(row["context_length"]),
         backbone=row["backbone"],
         setting=Setting(*(row[field] for field in fields)),
         task=row["task"],

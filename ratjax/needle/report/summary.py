@@ -83,7 +83,9 @@ def resolution(comparison: Comparison) -> str:
         return ""
     prompts = min(d.prompts for d in tested)
     tests = len(comparison.group.tasks)
-    floor = smallest_significant_difference(prompts, tests, ALPHA)
+    # Over several seeds a prompt is one answer of the test already where one of them differs.
+    answers = prompts * min(d.seeds for d in tested)
+    floor = smallest_significant_difference(prompts, tests, ALPHA) * prompts / answers
     best = (
         f"With {prompts} prompts a cell and {_spelled(tests)} {_plural('test', tests)} a setting, "
         f"no difference in fully right answers below {labels.number(floor)} points can be "
@@ -93,7 +95,8 @@ def resolution(comparison: Comparison) -> str:
     )
     formula = (
         f"(m prompts, all favouring one side, give p = 2^(1{labels.MINUS}m), to be at most "
-        f"{ALPHA:g}/{tests}; the difference is 100 m / {prompts})"
+        f"{ALPHA:g}/{tests}; the difference is 100 m / {answers}"
+        f"{', each in one seed alone' if answers > prompts else ''})"
     )
     usual = _usual_over_seeds if comparison.seeds > 1 else _usual_of_one_seed
     return f"{best} {formula}. {usual(tested, prompts, tests)}"
@@ -114,13 +117,18 @@ def _usual_of_one_seed(tested: list[Difference], prompts: int, tests: int) -> st
 
 
 def _usual_over_seeds(tested: list[Difference], prompts: int, tests: int) -> str:
-    sizes = [d.over_seeds.detectable(tests, ALPHA) for d in tested if d.over_seeds is not None]
+    found = [d.over_seeds for d in tested if d.over_seeds is not None]
     seeds = min(d.seeds for d in tested)
+    sizes = [one.detectable(tests, ALPHA) for one in found if one.error > 0]
     if not sizes:
         return ""
+    alike = len(found) - len(sizes)
+    where = "in the median cell"
+    if alike:  # an error of zero says nothing of what would be found
+        where += f" of those where answers differ ({alike} of {len(found)} have none that do)"
     return (
         f"With {_spelled(seeds)} seeds a difference of {labels.number(statistics.median(sizes))} "
-        "points would be found four times in five in the median cell (minimum detectable effect: "
+        f"points would be found four times in five {where} (minimum detectable effect: "
         f"the standard error times the sum of the t distribution's points at 1{labels.MINUS}"
         f"{ALPHA:g}/{2 * tests} and 0.8; Bloom 1995)."
     )

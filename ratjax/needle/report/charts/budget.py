@@ -65,7 +65,11 @@ def _band(frame: Frame, curve: Curve, positions: Mapping[str, int]) -> Markup:
     """The interval: an area where there is a line, a whisker where there is one point."""
     style = _style(curve, positions)
     ends = [
-        (frame.x(math.log2(p.setting.fraction)), frame.y(p.score.low), frame.y(p.score.high))
+        (
+            frame.x(math.log2(p.setting.fraction)),
+            frame.y(max(0.0, p.score.low)),  # a deviation from a mean of 99 may reach beyond 100
+            frame.y(min(100.0, p.score.high)),
+        )
         for p in curve.points
     ]
     if len(ends) == 1:

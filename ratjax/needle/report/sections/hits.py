@@ -7,9 +7,11 @@ from ratjax.needle.report import labels
 from ratjax.needle.report.charts.hits import DASHES, hits_chart
 from ratjax.needle.report.charts.small import swatch
 from ratjax.needle.report.content import Content
+from ratjax.needle.report.grid import Group
 from ratjax.needle.report.hits import HitRates, together
 from ratjax.needle.report.markup import Child, Markup, el
 from ratjax.needle.report.sections.common import (
+    group_heading,
     head,
     note,
     number_cell,
@@ -22,7 +24,8 @@ _TEXT = (
     "A head hits a prompt where its selection holds every position that the answer is copied from, "
     "at every decoding step; the answer is teacher-forced and counted from its second token. Heads "
     "are ranked for each line by itself. Given a hit or a miss: the mean score of the prompts that "
-    "at least one, or none, of the best heads hit."
+    "at least one, or none, of the best heads hit (the best 50 of 1024 heads or more, and the same "
+    "share of fewer)."
 )
 
 
@@ -31,12 +34,24 @@ def hits(content: Content) -> Markup | None:
     cells = [cell for cell in content.hits if cell.backbone in content.backbones]
     if not cells:
         return None
-    kinds = dict.fromkeys(labels.variant(cell.setting) for cell in cells)
     parts: list[Child] = []
-    for kind in kinds:
+    for group in content.groups:
+        of_group = [cell for cell in cells if _belongs(cell, group)]
+        if of_group:
+            parts += [group_heading(content, group), *_of_group(content, of_group)]
+    return section("hits", "Selections that hold the answer", *parts, note(_TEXT))
+
+
+def _belongs(cell: HitRates, group: Group) -> bool:
+    return cell.context_length == group.context_length and group.run in (None, cell.run)
+
+
+def _of_group(content: Content, cells: Sequence[HitRates]) -> list[Child]:
+    parts: list[Child] = []
+    for kind in dict.fromkeys(labels.variant(cell.setting) for cell in cells):
         of_kind = [cell for cell in cells if labels.variant(cell.setting) == kind]
         parts += [el("h3", kind), _legend(content, of_kind), _panels(content, of_kind)]
-    return section("hits", "Selections that hold the answer", *parts, _table(cells), note(_TEXT))
+    return [*parts, _table(cells)]
 
 
 def _budgets(cells: Sequence[HitRates]) -> list[str]:
