@@ -96,7 +96,9 @@ def script(program: tuple[str, ...]) -> str:
             "STATUS=$?",
             'tail -n 20 "$LOG"',
             "# launch.train ends with 0 after SIGTERM too; then it says so.",
-            f'if [ $STATUS = 0 ] && tail -n 200 "$LOG" | grep -q {shlex.quote(STOPPED)}; then',
+            # It reads to the end: where grep leaves at the first match, pipefail sees tail fail.
+            f'if [ $STATUS = 0 ] && tail -n 200 "$LOG" | grep -c {shlex.quote(STOPPED)} >/dev/null',
+            "then",
             '  scontrol requeue "$SLURM_JOB_ID"',
             "fi",
             "exit $STATUS",

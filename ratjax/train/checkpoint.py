@@ -5,6 +5,7 @@ in its metadata: `position` (of the data iterator), `signature` (of the run), `g
 of losses), `provenance` (config, git revision) and `versions`
 """
 
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -171,7 +172,8 @@ def restore(
 
 
 def _set_aside(path: Folder) -> None:
-    other = path.with_name(f"{path.name}.damaged")
+    names = (f"{path.name}.damaged" + (f".{n}" if n > 1 else "") for n in itertools.count(1))
+    other = next(o for o in map(path.with_name, names) if not o.exists())
     path.rename(other) if is_remote(path) else os.replace(path, other)
 
 

@@ -107,7 +107,9 @@ def train(
                 logs.copy()
 
         stop = enter(stop_signal(train.grace_seconds))  # until the last checkpoint is on disk
-        logs = closing(Logs(workdir, (METRICS,)))
+        # Another process's copy of the metrics would be an old one.
+        first = jax.process_index() == 0
+        logs = closing(Logs(workdir, (METRICS,) if first else ()))
         devices = 1 if mesh is None else mesh.size
         recorder = closing(
             open_recorder(logs.folder, config, train, start, total, devices, watch.seconds)

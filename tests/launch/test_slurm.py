@@ -38,7 +38,8 @@ srun --kill-on-bad-exit=1 --label --output="$LOG" python -m launch.train \
 STATUS=$?
 tail -n 20 "$LOG"
 # launch.train ends with 0 after SIGTERM too; then it says so.
-if [ $STATUS = 0 ] && tail -n 200 "$LOG" | grep -q 'stopped by a signal'; then
+if [ $STATUS = 0 ] && tail -n 200 "$LOG" | grep -c 'stopped by a signal' >/dev/null
+then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $STATUS

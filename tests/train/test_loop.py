@@ -17,7 +17,7 @@ from ratjax.data import Batches
 from ratjax.errors import InputError
 from ratjax.model.checkpoint import load_model, save_model, steps
 from ratjax.model.parameters import to_model, to_parameters
-from ratjax.train import TrainingStopped, loop, state, train
+from ratjax.train import TrainingStopped, checkpoint, loop, state, train
 from ratjax.train.checkpoint import compare
 from tests.train.conftest import VOCAB, random_parameters, read_metrics
 
@@ -93,6 +93,15 @@ def test_workdir_is_a_model_folder(full, pieces):
     assert set(card["versions"]) == {"ratjax", "jax", "flax", "orbax-checkpoint"}
     assert load_model(full).config == pieces[0]
     assert steps(full) == list(range(1, TOTAL + 1))
+
+
+def test_a_second_damaged_checkpoint_of_a_step_takes_another_name(tmp_path):
+    for _ in range(3):
+        (tmp_path / "4" / "params").mkdir(parents=True)
+        checkpoint._set_aside(tmp_path / "4")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "4.damaged", "4.damaged.2", "4.damaged.3"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])  # 3 is the border between the two stages
