@@ -156,13 +156,14 @@ def answered(model, tokenizer, settings, batch_size, prefill_batch):
     """What each setting says to each of the mixed prompts, and the runner."""
     config = dataclasses.replace(CONFIG, batch_size=batch_size, prefill_batch=prefill_batch)
     runner = Runner(model, config, settings, engine.stop_token_of(tokenizer), 8)
-    found = {}
+    found, widths = {}, set()
     for batch in batches(mixed(tokenizer), batch_size, prefill_batch):
+        widths.add(batch.tokens.shape[1])
         for group in groups(settings):
             for answers in runner.run(batch, group, group.places):
                 for prompt, tokens in zip(batch.prompts, answers.tokens, strict=False):
                     found[answers.place, prompt.number] = tokens
-    assert len(found) == len(settings) * 8
+    assert len(found) == len(settings) * 8 and len(widths) == 1
     return found, runner
 
 
