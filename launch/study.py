@@ -96,7 +96,8 @@ def _gpus() -> list[str]:
 def starter(config: str, sharing: int = 1) -> Callable[[Job, str, str | None], subprocess.Popen]:
     """A function that starts a job's phase on a device, its output beside its results.
 
-    Of the device's memory JAX takes three quarters, unless told otherwise: here, of its part.
+    Of the device's memory JAX takes three quarters: here, of its part, unless the environment says
+    otherwise.
     """
 
     def start(job: Job, phase: str, device: str | None) -> subprocess.Popen:
@@ -111,7 +112,7 @@ def starter(config: str, sharing: int = 1) -> Callable[[Job, str, str | None], s
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         if sharing > 1:
-            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 / sharing:.3f}"
+            environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.75 / sharing:.3f}")
         job.folder.mkdir(parents=True, exist_ok=True)
         with (job.folder / f"{phase}.log").open("a") as log:
             return subprocess.Popen(

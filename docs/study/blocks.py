@@ -20,7 +20,14 @@ from ratjax.needle.report.predictions import Predictions
 from ratjax.needle.statistics import Estimate
 
 NOT_RUN = "*Not run yet.*"
-ARMS = ("attention", "memory", "attention_matched")
+ARMS = ("attention", "memory", "attention_matched", "memory_published")
+# What is compared: an arm with the memory, the one without it that it faces, and in what they are
+# alike.
+PAIRS = (
+    ("memory", "attention", "on the same data"),
+    ("memory", "attention_matched", "against attention with its compute"),
+    ("memory_published", "attention", "as the paper trains it, on the same data"),
+)
 # The bar that a task counts as learned with, and how many of the eight have to be.
 LEARNED, LEARNED_TASKS = 95.0, 6
 
@@ -57,16 +64,16 @@ class Study:
         found, *_ = groups(rows)  # the shortest context
         return found
 
-    def comparison(self, against: str) -> Comparison | None:
-        """Memory against an arm, which is called attention here so that it comes first."""
-        if against not in self._compared:
-            group = self.group(**{against: "attention", "memory": "memory"})
+    def comparison(self, arm: str, against: str) -> Comparison | None:
+        """An arm against another, which is called attention here so that it comes first."""
+        if (arm, against) not in self._compared:
+            group = self.group(**{against: "attention", arm: arm})
             found = None if group is None else compare(group, self.predictions)[0]
-            self._compared[against] = found
-        return self._compared[against]
+            self._compared[arm, against] = found
+        return self._compared[arm, against]
 
     @cached_property
-    def _compared(self) -> dict[str, Comparison | None]:
+    def _compared(self) -> dict[tuple[str, str], Comparison | None]:
         return {}
 
     def content(self, group: Group, comparisons: Sequence[Comparison]) -> Content:
@@ -158,16 +165,21 @@ def scores(study: Study) -> str:
 
 def same_data(study: Study) -> str:
     """Memory minus attention, each cell."""
-    return _differences(study, "attention")
+    return _differences(study, "memory", "attention")
 
 
 def same_compute(study: Study) -> str:
     """Memory minus the attention that has its compute."""
-    return _differences(study, "attention_matched")
+    return _differences(study, "memory", "attention_matched")
 
 
-def _differences(study: Study, against: str) -> str:
-    found = study.comparison(against)
+def published(study: Study) -> str:
+    """The memory as the paper trains it, minus attention."""
+    return _differences(study, "memory_published", "attention")
+
+
+def _differences(study: Study, arm: str, against: str) -> str:
+    found = study.comparison(arm, against)
     if found is None:
         return NOT_RUN
     content = study.content(found.group, (found,))
@@ -233,16 +245,16 @@ def text_loss(study: Study) -> str:
 def claims(study: Study) -> str:
     """The paper's claims, judged by intervals alone: above zero, below it, or neither."""
     rows = []
-    for against in ("attention", "attention_matched"):
-        found = study.comparison(against)
+    for arm, against, _ in PAIRS:
+        found = study.comparison(arm, against)
         if found is None:
             continue
         for setting, difference in found.averages.items():
-            name = f"memory minus {against}, {found.group.setting_name(setting)}"
+            name = f"{arm} minus {against}, {found.group.setting_name(setting)}"
             rows.append(_judged(name, difference.interval))
-    hits = hit_difference(study)
-    if hits is not None:
-        rows.append(_judged("memory minus attention, hit rate of the best heads", hits))
+        hits = hit_difference(study, arm, against)
+        if hits is not None:
+            rows.append(_judged(f"{arm} minus {against}, hit rate of the best heads", hits))
     if not rows:
         return NOT_RUN
     columns = ("Mean over tasks, seeds and prompts drawn", "Points [95 %]", "The memory is")
@@ -257,10 +269,10 @@ def _judged(name: str, interval: Estimate | None) -> tuple[Text, Text, Text]:
     return Text(name), Text(labels.signed(interval.mean), tail=f" {ends}"), Text(said)
 
 
-def hit_difference(study: Study) -> Estimate | None:
-    """Memory minus attention in the best heads' mean hit rate, in points; seeds and cells drawn."""
+def hit_difference(study: Study, arm: str, against: str) -> Estimate | None:
+    """Of two arms' best heads, the mean hit rate's difference in points; seeds and cells drawn."""
     sides = []
-    for arm in ARMS[:2]:
+    for side in (against, arm):
         rates = {
             run.seed: {
                 (hit["method"], hit["budget"], hit["task"]): 100
@@ -268,7 +280,7 @@ def hit_difference(study: Study) -> Estimate | None:
                 for hit in run.hits
                 if hit["selector"] == "original"
             }
-            for run in study.of("main", arm)
+            for run in study.of("main", side)
             if run.hits
         }
         sides.append(rates)
@@ -317,11 +329,8 @@ def gpu_hours(study: Study) -> str:
 def summary(study: Study) -> str:
     """The result in a sentence or two."""
     parts = []
-    for against, said in (
-        ("attention", "on the same data"),
-        ("attention_matched", "against attention with its compute"),
-    ):
-        found = study.comparison(against)
+    for arm, against, said in PAIRS:
+        found = study.comparison(arm, against)
         if found is None:
             continue
         own = {s: found.averages[s] for s in found.group.main_settings if s in found.averages}
@@ -351,6 +360,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
     "scores": scores,
     "same_data": same_data,
     "same_compute": same_compute,
+    "published": published,
     "hit_rates": hit_rates,
     "text_loss": text_loss,
     "claims": claims,

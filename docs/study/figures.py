@@ -11,8 +11,8 @@ from docs.study.blocks import ARMS, NOT_RUN, Study
 from ratjax.needle.report.compare import compare
 from ratjax.needle.report.figures import draw_figures
 
-COLOURS = dict(zip(ARMS, ("#c95400", "#0068aa", "#008060"), strict=True))  # as in the report
-STYLES = dict(zip(ARMS, ("-", "-", "--"), strict=True))
+COLOURS = dict(zip(ARMS, ("#c95400", "#0068aa", "#008060", "#a03e7e"), strict=True))  # the report's
+STYLES = dict(zip(ARMS, ("-", "-", "--", "-"), strict=True))
 
 
 def draw(study: Study, folder: pathlib.Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The study's natural text: the documentation of Linux, Git and Perl, from Debian's packages.
 
-  apt-get download linux-doc-6.1 git-doc perl-doc
+  apt-get download linux-doc-6.1=6.1.192-2 git-doc=1:2.39.5-0+deb12u3 perl-doc=5.36.0-7+deb12u4
   python -m experiments.study.prose *.deb
 
 writes a file a document under data/text, 32 MB of technical English. Anyone can have the same bytes
