@@ -27,7 +27,7 @@ SEEDS, SAMPLES = (0, 1, 2), 500
 HELD_OUT_BATCHES = 16
 
 # The tuning runs that its rule chose. Until round 2 has been run: those that it starts from.
-CHOSEN = {"attention": "text_0.2", "memory": "text_0.2"}
+CHOSEN = {"attention": "text_0.2-lr_1.5e-3", "memory": "text_0.2-lr_2e-3"}
 # The tuning run that is the paper's recipe, on the mixture that both backbones are compared on.
 PUBLISHED = "text_0.2-published_gate-recurrence"
 RECIPE = Recipe(**tuning.fields_of("memory", CHOSEN["memory"]))
