@@ -132,10 +132,13 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def revision() -> str | None:
-    """The checkout's git revision, with "+changes" where it is not clean; None without git.
+    """What the environment calls the code's revision, or else git; None without either.
 
-    Where there is code without git (on a pod's machines, in a container) the environment tells.
+    "+changes" says that the checkout is not clean. A copy of the code (on a pod's machines, in a
+    container) may have no git, or that of another revision: there RATJAX_REVISION tells.
     """
+    if given := os.environ.get("RATJAX_REVISION"):
+        return given
     root = pathlib.Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
@@ -146,7 +149,7 @@ def revision() -> str | None:
         changes = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("RATJAX_REVISION")
+        return None
 
 
 def parse(argv: list[str]) -> list[str]:

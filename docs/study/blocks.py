@@ -2,93 +2,17 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-
-import numpy as np
 
 from docs.study.choice import choose
+from docs.study.claims import claims, summary
 from docs.study.stored import Stored
-from ratjax.needle.random_effects import crossed_mean
+from docs.study.study import ARMS, NOT_RUN, Study
 from ratjax.needle.report import labels
-from ratjax.needle.report.compare import Comparison, compare
-from ratjax.needle.report.content import Content
-from ratjax.needle.report.grid import Group, groups
 from ratjax.needle.report.markdown import pipe_table
 from ratjax.needle.report.plain import PLUS_MINUS, PlainTable, Text, plain_tables
-from ratjax.needle.report.predictions import Predictions
-from ratjax.needle.statistics import Estimate
 
-NOT_RUN = "*Not run yet.*"
-ARMS = ("attention", "memory", "attention_matched", "memory_published")
-# What is compared: an arm with the memory, the one without it that it faces, and in what they are
-# alike.
-PAIRS = (
-    ("memory", "attention", "on the same data"),
-    ("memory", "attention_matched", "against attention with its compute"),
-    ("memory_published", "attention", "as the paper trains it, on the same data"),
-)
 # The bar that a task counts as learned with, and how many of the eight have to be.
 LEARNED, LEARNED_TASKS = 95.0, 6
-
-
-@dataclass(frozen=True)
-class Study:
-    """All stored runs."""
-
-    runs: tuple[Stored, ...]
-
-    def of(self, study: str, arm: str | None = None) -> list[Stored]:
-        """The runs of a list, of one arm if it is named."""
-        return [r for r in self.runs if r.meta["run"] == study and arm in (None, r.arm)]
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """Of the main runs. Tuning runs share cells' names, and are not compared in pairs."""
-        return {key: p for run in self.of("main") for key, p in run.predictions().items()}
-
-    def group(self, **renamed: str) -> Group | None:
-        """The main runs' rows: of `renamed` arms alone, under those names, or of all as they are.
-
-        None where an arm that is asked for has not been run.
-        """
-        names = renamed or {arm: arm for arm in ARMS if self.of("main", arm)}
-        if not names or not all(self.of("main", arm) for arm in names):
-            return None
-        rows = [
-            replace(result, backbone=name)
-            for arm, name in names.items()
-            for run in self.of("main", arm)
-            for result in run.results
-        ]
-        found, *_ = groups(rows)  # the shortest context
-        return found
-
-    def comparison(self, arm: str, against: str) -> Comparison | None:
-        """An arm against another, which is called attention here so that it comes first."""
-        if (arm, against) not in self._compared:
-            group = self.group(**{against: "attention", arm: arm})
-            found = None if group is None else compare(group, self.predictions)[0]
-            self._compared[arm, against] = found
-        return self._compared[arm, against]
-
-    @cached_property
-    def _compared(self) -> dict[tuple[str, str], Comparison | None]:
-        return {}
-
-    def content(self, group: Group, comparisons: Sequence[Comparison]) -> Content:
-        """What the report's own tables and figures are made from."""
-        return Content(
-            runs=(),
-            meta={},
-            results=group.results,
-            groups=(group,),
-            comparisons=(tuple(comparisons),),
-            predictions=self.predictions,
-            training=(),
-            hits=(),
-            command="",
-        )
 
 
 def tuning(study: Study) -> str:
@@ -242,55 +166,18 @@ def text_loss(study: Study) -> str:
     return pipe_table(PlainTable("text", "", ("Arm", "Nats a token"), tuple(rows), 1))
 
 
-def claims(study: Study) -> str:
-    """The paper's claims, judged by intervals alone: above zero, below it, or neither."""
+def gates(study: Study) -> str:
+    """How far back each layer's memory reaches at the end of the main runs, averaged over seeds."""
     rows = []
-    for arm, against, _ in PAIRS:
-        found = study.comparison(arm, against)
-        if found is None:
-            continue
-        for setting, difference in found.averages.items():
-            name = f"{arm} minus {against}, {found.group.setting_name(setting)}"
-            rows.append(_judged(name, difference.interval))
-        hits = hit_difference(study, arm, against)
-        if hits is not None:
-            rows.append(_judged(f"{arm} minus {against}, hit rate of the best heads", hits))
+    for arm in ARMS:
+        lengths = [run.meta["training"].get("gate_lengths") for run in study.of("main", arm)]
+        layers = list(zip(*(found for found in lengths if found), strict=True))
+        if layers:
+            rows.append((Text(arm), *(Text(labels.number(statistics.fmean(x))) for x in layers)))
     if not rows:
         return NOT_RUN
-    columns = ("Mean over tasks, seeds and prompts drawn", "Points [95 %]", "The memory is")
-    return pipe_table(PlainTable("claims", "", columns, tuple(rows), 1))
-
-
-def _judged(name: str, interval: Estimate | None) -> tuple[Text, Text, Text]:
-    if interval is None:
-        return Text(name), Text(labels.DASH), Text("not told")
-    said = "ahead" if interval.low > 0 else "behind" if interval.high < 0 else "not told"
-    ends = labels.interval(interval.low, interval.high)
-    return Text(name), Text(labels.signed(interval.mean), tail=f" {ends}"), Text(said)
-
-
-def hit_difference(study: Study, arm: str, against: str) -> Estimate | None:
-    """Of two arms' best heads, the mean hit rate's difference in points; seeds and cells drawn."""
-    sides = []
-    for side in (against, arm):
-        rates = {
-            run.seed: {
-                (hit["method"], hit["budget"], hit["task"]): 100
-                * statistics.fmean(rate for rate, *_ in hit["top"][: hit["best"]])
-                for hit in run.hits
-                if hit["selector"] == "original"
-            }
-            for run in study.of("main", side)
-            if run.hits
-        }
-        sides.append(rates)
-    seeds = sorted(sides[0].keys() & sides[1].keys())
-    shared = [set(side[seed]) for side in sides for seed in seeds]
-    cells = sorted(set.intersection(*shared)) if shared else []
-    if len(seeds) < 2 or len(cells) < 2:
-        return None
-    table = np.array([[sides[1][s][c] - sides[0][s][c] for c in cells] for s in seeds])
-    return crossed_mean([table]).interval()
+    columns = ("Arm", *(f"Layer {number + 1}" for number in range(len(rows[0]) - 1)))
+    return pipe_table(PlainTable("gates", "", columns, tuple(rows), 1))
 
 
 def compute(study: Study) -> str:
@@ -326,31 +213,6 @@ def gpu_hours(study: Study) -> str:
     return f"{hours:.1f}" if study.runs else NOT_RUN
 
 
-def summary(study: Study) -> str:
-    """The result in a sentence or two."""
-    parts = []
-    for arm, against, said in PAIRS:
-        found = study.comparison(arm, against)
-        if found is None:
-            continue
-        own = {s: found.averages[s] for s in found.group.main_settings if s in found.averages}
-        methods = dict.fromkeys(setting.method for setting in own)
-        means = {
-            method: statistics.fmean(d.points for s, d in own.items() if s.method == method)
-            for method in methods
-        }
-        told = [d.interval for d in own.values() if d.interval is not None]
-        above, below = sum(i.low > 0 for i in told), sum(i.high < 0 for i in told)
-        listed = [f"{labels.method(m)} {labels.signed(mean)}" for m, mean in means.items()]
-        parts.append(
-            f"{said}: {labels.joined(listed)} points (interval above zero in {above}, below it in "
-            f"{below} of {len(own)} settings)"
-        )
-    if not parts:
-        return NOT_RUN
-    return f"Memory minus attention, mean over tasks and budgets, {'; '.join(parts)}."
-
-
 BLOCKS: dict[str, Callable[[Study], str]] = {
     "summary": summary,
     "budget": budget,
@@ -362,6 +224,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
     "same_compute": same_compute,
     "published": published,
     "hit_rates": hit_rates,
+    "gates": gates,
     "text_loss": text_loss,
     "claims": claims,
     "compute": compute,

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from docs.study.blocks import ARMS, NOT_RUN, Study
+from docs.study.study import ARMS, NOT_RUN, Study
 from ratjax.needle.report.compare import compare
 from ratjax.needle.report.figures import draw_figures
 

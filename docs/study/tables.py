@@ -13,7 +13,8 @@ import re
 import sys
 
 from docs.study import figures, stored
-from docs.study.blocks import BLOCKS, Study
+from docs.study.blocks import BLOCKS
+from docs.study.study import Study
 from ratjax.errors import InputError, nearest
 from ratjax.files import write_file
 

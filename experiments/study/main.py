@@ -23,10 +23,9 @@ from experiments.study.runs import Run, config_of, flops, with_compute_of
 from ratjax.config.experiment import Experiment
 
 SEEDS, SAMPLES = (0, 1, 2), 500
-# Of 32,768 tokens each.
-HELD_OUT_BATCHES = 16
+HELD_OUT_BATCHES = 16  # of 32,768 tokens each
 
-# The tuning runs that its rule chose. Until round 2 has been run: those that it starts from.
+# The tuning runs that its rule chose (docs/study/choice.py).
 CHOSEN = {"attention": "text_0.2-lr_1.5e-3", "memory": "text_0.2-lr_2e-3"}
 # The tuning run that is the paper's recipe, on the mixture that both backbones are compared on.
 PUBLISHED = "text_0.2-published_gate-recurrence"

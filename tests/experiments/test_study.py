@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from docs.study import stored, tables
-from docs.study.blocks import BLOCKS, NOT_RUN, Study
+from docs.study import claims, stored, tables
+from docs.study.blocks import BLOCKS
 from docs.study.choice import choose
+from docs.study.study import NOT_RUN, Study
 from experiments.study import data, main, recipe, tuning
 from experiments.study.runs import flops, optimizer_steps, pick, steps, with_compute_of
 from ratjax.config.data import schedule
@@ -23,7 +24,9 @@ from ratjax.config.overrides import changes, from_mapping, to_json
 from ratjax.data import Batches
 from ratjax.errors import ConfigError, InputError
 from ratjax.model.parameters import abstract_parameters, initial_parameters
+from ratjax.needle.report.records import Setting
 from ratjax.needle.settings import identity, pattern_of
+from ratjax.needle.statistics import Estimate
 from ratjax.train.flops import step_flops
 from ratjax.train.step import passes
 
@@ -335,7 +338,12 @@ def document(study, arm, seed, right, differs=""):
         "train_seed": seed,
         "device": "none",
         "prompts": dict.fromkeys(TASKS, "the same"),
-        "training": {"steps": 5, "loss": [[1, 9.0], [5, 2.0]], "held_out": [[5, 3.0 + seed]]},
+        "training": {
+            "steps": 5,
+            "loss": [[1, 9.0], [5, 2.0]],
+            "held_out": [[5, 3.0 + seed]],
+            "gate_lengths": [1.0 + seed, 64.0] if arm.startswith("memory") else None,
+        },
         "compute": {"gpu_seconds": 60.0, "train_flops": 1e12},
     }
     return {"meta": meta, "results": rows, "hits": hits, "timing": []}
@@ -405,12 +413,30 @@ def test_tables_tell_the_arms_apart(made_up):
     dense = [line for line in found["claims"].splitlines() if "Dense" in line]
     assert len(dense) == 3 and all("not told" in line for line in dense)
     # hit rates of the best head: 90 against 70
-    assert "hit rate of the best heads | +20.0 [20.0, 20.0] | ahead" in found["claims"]
+    assert "hit rate of the best heads | ahead | +20.0 [20.0, 20.0] |" in found["claims"]
     assert re.search(
-        r"same data: Quest \+[56]\d.* in 9, below it in 0 of 9 .*compute: Quest \+[34]\d",
+        r"Quest \+[56]\d.* on the same data; Quest \+[34]\d.*of 27 .* 27 above zero and none below",
         found["summary"],
     )
+    assert (
+        "| memory_published | 2.0 | 64.0 |" in found["gates"] and "attention" not in found["gates"]
+    )
     assert found["gpu_hours"] == f"{(4 + 12) / 60:.1f}"
+
+
+def test_gains_are_judged_beside_the_papers():
+    assert claims.paper_gains(Setting("quest", 16, 16, "1/2", "original")) == []
+    gains = claims.paper_gains(Setting("snapkv", 1, 256, "1/4", "original"))
+    assert len(gains) == 2 and max(gains) == pytest.approx(34.11, abs=0.01)  # as its text says
+    for low, high, said in (
+        (0.5, 2.0, "ahead; less than in the paper"),
+        (-1.0, 2.0, "not told; less than in the paper"),
+        (-1.0, 90.0, "not told"),
+        (-2.0, -1.0, "behind; less than in the paper"),
+    ):
+        row = claims._judged("it", Estimate((low + high) / 2, low, high), gains)
+        assert row[1].text == said
+    assert claims._judged("it", None, [])[1].text == "not told"
 
 
 @pytest.mark.slow

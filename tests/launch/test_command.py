@@ -137,8 +137,12 @@ def test_resolve():
 
 
 def test_revision_is_a_commit_or_unknown(monkeypatch):
+    monkeypatch.delenv("RATJAX_REVISION", raising=False)
     revision = command.revision()
     assert revision is None or len(revision.removesuffix("+changes")) == 40
+    monkeypatch.setenv("RATJAX_REVISION", "0123abc")
+    assert command.revision() == "0123abc"  # git may be that of another copy
+    monkeypatch.delenv("RATJAX_REVISION")
     monkeypatch.setenv("PATH", "")
     assert command.revision() is None
 
