@@ -13,6 +13,7 @@ from ratjax.config.mesh import MeshConfig
 from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.sharding import sizes_of
+from ratjax.train.loss import logit_positions
 from ratjax.train.state import abstract_batch, abstract_state
 from ratjax.train.step import make_train_step
 
@@ -58,10 +59,14 @@ def saved_step(
 
 
 def _either(compiled, shape, recurrence, step):
-    """The compiled program where the arguments are its own, and `step` elsewhere."""
+    """The compiled program where the arguments are its own, and `step` elsewhere.
+
+    It was compiled with the logits of all positions, which is what a batch with many targets needs.
+    """
 
     def run(state, batch, asked, most_targets=None):
-        if (batch.tokens.shape, asked, most_targets) == (shape, recurrence, None):
+        everywhere = logit_positions(shape[1], most_targets) == shape[1]
+        if everywhere and (batch.tokens.shape, asked) == (shape, recurrence):
             return compiled(state, batch)
         return step(state, batch, asked, most_targets)
 

@@ -26,12 +26,13 @@ class Guard(NamedTuple):
 
     Attributes:
       skipped: bad optimizer steps since the run began.
-      in_row: bad ones since the last good one.
-      losses: by optimizer step of a batch: how many good losses, their mean, their variance.
+      in_row: by optimizer step of a batch: bad ones since its last good one. A good dense pass
+        does not hide that every sparse pass before it is bad.
+      losses: likewise: how many good losses, their mean, their variance.
     """
 
     skipped: Float32[Array | np.ndarray, ""]
-    in_row: Float32[Array | np.ndarray, ""]
+    in_row: Float32[Array | np.ndarray, " passes"]
     losses: Float32[Array | np.ndarray, "passes 3"]
 
 
@@ -39,8 +40,7 @@ def initial_guard(train: TrainConfig) -> Guard | None:
     """The guard of a new run; None where the config asks for none."""
     if not train.is_guarded:
         return None
-    zero = np.float32(0)
-    return Guard(np.asarray(zero), np.asarray(zero), np.zeros((PASSES, 3), np.float32))
+    return Guard(*(np.zeros(shape, np.float32) for shape in ((), (PASSES,), (PASSES, 3))))
 
 
 def forget_losses(guard: Guard) -> Guard:
@@ -78,7 +78,7 @@ def judge(
     bad = 1 - good.astype(jnp.float32)
     after = Guard(
         guard.skipped + bad,
-        (guard.in_row + 1) * bad,
+        guard.in_row.at[place].set((guard.in_row[place] + 1) * bad),
         guard.losses.at[place].set(jnp.where(good, seen, guard.losses[place])),
     )
     return good, after
@@ -100,4 +100,8 @@ def from_plain(stored: Mapping[str, Any] | None, fresh: Guard | None) -> Guard |
     """What `to_plain` gave; `fresh` where there was none, or none is wanted now."""
     if stored is None or fresh is None:
         return fresh
-    return Guard(*(np.asarray(stored[name], np.float32) for name in Guard._fields))
+    found = Guard(*(np.asarray(stored[name], np.float32) for name in Guard._fields))
+    # Older checkpoints have one count for all passes: it starts anew.
+    return (
+        found if found.in_row.shape == fresh.in_row.shape else found._replace(in_row=fresh.in_row)
+    )

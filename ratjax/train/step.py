@@ -62,7 +62,7 @@ def make_train_step(
       learning rates, `targets` (how many tokens the loss is the mean of), and for a sparse pass
       `loss_sparse` and, where it steps on its own, `grad_norm_sparse`. Losses are mean cross
       entropies, in nats, without the z-loss. Where the state has a guard: `skipped` optimizer
-      steps since the run began, and `skipped_in_row` up to now.
+      steps since the run began, and `skipped_in_row`: since each pass's last good one.
     """
     transform = optimizer(train)
 
@@ -115,7 +115,7 @@ def make_train_step(
                 after = choose(good, after, (parameters, moments))
             parameters, moments = after
         if guard is not None:
-            metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row}
+            metrics |= {"skipped": guard.skipped, "skipped_in_row": guard.in_row.sum()}
         return TrainState(state.step + 1, parameters, moments, guard), metrics
 
     compiled = jax.jit(

@@ -10,7 +10,7 @@ import pytest
 
 from launch import command, compile_ahead, processes
 from launch import train as launch_train
-from ratjax.ahead import libtpu
+from ratjax.ahead import executable, libtpu
 from ratjax.ahead.topology import Topology
 from tests.ahead.programs import OVERFLOW
 
@@ -131,7 +131,9 @@ def test_a_program_is_compiled_read_and_kept(ahead, experiment_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_launch_trains_with_what_was_saved(ahead, launch, experiment_file, tmp_path, rows):
+def test_the_launch_trains_with_what_was_saved(
+    ahead, launch, experiment_file, tmp_path, rows, monkeypatch
+):
     """The same losses, with the training step compiled by one command and loaded by the other."""
     own = (f"--config={experiment_file()}", "--config.backbone=memory")
     assert ahead(*own, "--topology=v5e:1x1", f"--save={tmp_path}/step")[0] == 0
@@ -150,9 +152,17 @@ def test_the_launch_trains_with_what_was_saved(ahead, launch, experiment_file, t
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return out, [json.loads(line)["loss"] for line in lines]
 
+    ran = []
+    load = executable.load
+
+    def counted(*arguments):
+        compiled, problem = load(*arguments)
+        return compiled and (lambda *given: ran.append(given) or compiled(*given)), problem
+
+    monkeypatch.setattr(executable, "load", counted)
     saved = f"--executable={tmp_path}/step"
     out, losses = train("loaded", saved)
-    assert f"{tmp_path}/step: loaded" in out
+    assert f"{tmp_path}/step: loaded" in out and len(ran) == 4
     assert len(losses) == 4 and losses == train("compiled")[1]
     out, other = train("other", saved, "--config.train.z_loss=0.5")
     (said,) = (line for line in out if "compiling anew" in line)
