@@ -83,7 +83,18 @@ def guarded(main: Callable[[], int | None], rest: list[str]) -> int:
         use_compilation_cache()
         return main() or 0
     except InputError as error:
-        return fail(error)
+        return leave(fail(error))
+
+
+def leave(status: int) -> int:
+    """Ends this process now if it is one of several; alone, returns `status`.
+
+    JAX would wait for the others at the end, and these for this one, until heartbeats time out.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def fail(error: Exception | str, status: int = 2) -> int:

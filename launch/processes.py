@@ -16,6 +16,9 @@ from jax.experimental import multihost_utils
 from launch import command
 from ratjax.errors import InputError
 
+# Status of a process that has lost another: not its fault, and the same command goes on.
+LOST = 4
+
 
 def define() -> None:
     """Defines the flags by which a process finds the others."""

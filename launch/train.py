@@ -8,16 +8,14 @@ is a model folder: `ratjax.load` reads it.
 
 SIGTERM, or a platform's notice of a preemption, ends it with a checkpoint and status 0. Status 1: a
 run that cannot go on (a loss that is not finite, a full disk or device), in one line. Status 3: the
-watchdog ended it. docs/train.md tells of all that.
+watchdog ended it. Status 4: another process has ended. docs/train.md tells of all that.
 
 `--config.mesh.fsdp=8` spreads the training over 8 devices; `--coordinator` over those of several
 processes, each started with the same command.
 """
 
 import dataclasses
-import os
 import pathlib
-import sys
 import traceback
 from collections.abc import Callable
 from typing import NamedTuple
@@ -182,19 +180,6 @@ def compiled_step(run: Run, mesh: Mesh | None) -> Callable | None:
     return step
 
 
-def stop(error: Exception | str) -> int:
-    """Ends a run that cannot go on, with one line and status 1.
-
-    At once where there are several processes: JAX would wait for the others at the end, and these
-    for this one, until their heartbeats time out.
-    """
-    status = command.fail(error, status=1)
-    if jax.process_count() > 1:
-        sys.stdout.flush()
-        os._exit(status)
-    return status
-
-
 def lost(error: Exception) -> str | None:
     """What to say where a device fails and other processes may be why; None in a single one."""
     if jax.process_count() == 1:
@@ -237,13 +222,14 @@ def main() -> int:
             step = compiled_step(run, mesh)
             done = train(run.model, run.train, experiment.data, run.workdir, provenance, mesh, step)
         except TrainingStopped as error:
-            return stop(error)
+            return command.leave(command.fail(error, status=1))
         except jax.errors.JaxRuntimeError as error:
             length = max(span.stage.sequence_length for span in run.spans)
-            said = out_of_memory(error, run.model, run.train, length) or lost(error)
-            if said is None:
-                raise
-            return stop(said)
+            if said := out_of_memory(error, run.model, run.train, length):
+                return command.leave(command.fail(said, status=1))
+            if said := lost(error):
+                return command.leave(command.fail(said, status=processes.LOST))
+            raise
         if not done:
             print(f"{run.workdir}: stopped by a signal; the same command resumes it")
             return 0

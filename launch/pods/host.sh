@@ -108,10 +108,11 @@ status() {
   if [ -f code ]; then
     code=$(cat code)
     # launch.train ends with 0 when it was interrupted too, and says so; what it refuses to go on
-    # with it says in a line that begins with "error:", but for status 3, its watchdog's.
+    # with it says in a line that begins with "error:", but for status 3, its watchdog's, and 4,
+    # of a process that has lost another.
     if [ "$code" = 0 ]; then
       if tail -n 20 run.log | grep -q "stopped by a signal"; then state=stopped; else state=finished; fi
-    elif [ "$code" != 3 ] && tail -n 5 run.log | grep -q "^error: "; then
+    elif [ "$code" != 3 ] && [ "$code" != 4 ] && tail -n 5 run.log | grep -q "^error: "; then
       state=refused
     else
       state=failed

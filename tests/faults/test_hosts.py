@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from launch import processes
 from ratjax.model.checkpoint import load_model, steps
 from ratjax.model.parameters import to_parameters
 from tests.launch.conftest import experiment_file
@@ -28,8 +29,8 @@ def test_one_process_goes_on_after_one_of_two_was_killed(data, experiment_file, 
     said, _ = running[0].communicate(timeout=300)
     running[1].communicate()
     # Its exchange with the dead one fails, or hangs until JAX's heartbeats time out and JAX aborts.
-    assert running[0].returncode in (1, -signal.SIGABRT), said
-    if running[0].returncode == 1:
+    assert running[0].returncode in (processes.LOST, -signal.SIGABRT), said
+    if running[0].returncode == processes.LOST:
         line = said.splitlines()[-1]
         assert line.startswith("error: process 0 of 2: another process has ended"), said
     assert steps(tmp_path / "run")[-1] < TOTAL
@@ -43,3 +44,17 @@ def test_one_process_goes_on_after_one_of_two_was_killed(data, experiment_file, 
     ours, theirs = (to_parameters(load_model(tmp_path / name)) for name in ("run", "one"))
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_bad_input_in_one_process_ends_it_at_once(data, experiment_file, tmp_path):
+    """With its own status: it does not wait for the other, which waits for it."""
+    config = experiment_file(EDIT)
+    running = start(config, tmp_path / "run", 2, last=("--config.train.learning_rate=-1",))
+    try:
+        said, _ = running[1].communicate(timeout=90)  # JAX gives up after 100 s
+        assert running[1].returncode == 2 and "train.learning_rate=-1" in said, said
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()

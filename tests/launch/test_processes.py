@@ -101,8 +101,8 @@ def data(tmp_path):
     write_rows(tmp_path / "rows", tokens, np.ones((20, 8), bool))
 
 
-def start(config, workdir, count, *more):
-    """The command in `count` processes with eight devices among them."""
+def start(config, workdir, count, *more, last=()):
+    """The command in `count` processes with eight devices among them; `last` is for one alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -110,7 +110,13 @@ def start(config, workdir, count, *more):
     joined = [f"--coordinator=localhost:{port}", f"--processes={count}"] if count > 1 else []
     return [
         subprocess.Popen(
-            [*line, *joined, *([f"--process={index}"] if count > 1 else []), *more],
+            [
+                *line,
+                *joined,
+                *([f"--process={index}"] if count > 1 else []),
+                *more,
+                *(last if index == count - 1 else ()),
+            ],
             cwd=ROOT,
             env=environment(8 // count),
             stdout=subprocess.PIPE,

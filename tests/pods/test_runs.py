@@ -243,6 +243,24 @@ def test_one_host_that_fails_restarts_all(cloud, made):
     assert calls(cloud) == ["create", "scp"]
 
 
+def test_a_host_that_has_lost_another_is_no_refusal(cloud, made, capsys):
+    session = made(
+        """
+        once = shared / "lost-once"
+        if os.environ["HOST_NUMBER"] == "1" and not once.exists():
+            once.touch()
+            print("error: process 1 of 2: another process has ended", file=sys.stderr)
+            sys.exit(4)
+        while not once.exists():
+            time.sleep(0.02)
+        print("trained 3 steps")
+        """
+    )
+    assert babysit(session, LIMITS) == "finished"
+    printed = capsys.readouterr().out
+    assert "demo: failed 4" in printed and "refused" not in printed
+
+
 def test_what_is_refused_is_not_tried_again(cloud, made, capsys):
     session = made("print('error: mesh.fsdp=3: must divide', file=sys.stderr); sys.exit(2)")
     assert babysit(session, LIMITS) == "refused"
