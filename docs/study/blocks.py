@@ -98,8 +98,13 @@ def same_compute(study: Study) -> str:
 
 
 def published(study: Study) -> str:
-    """The memory as the paper trains it, minus attention."""
+    """The published gate and schedule, minus attention."""
     return _differences(study, "memory_published", "attention")
+
+
+def published_compute(study: Study) -> str:
+    """The same, minus the attention that has the other memory's compute."""
+    return _differences(study, "memory_published", "attention_matched")
 
 
 def _differences(study: Study, arm: str, against: str) -> str:
@@ -124,7 +129,7 @@ def _tables(tables: Sequence[PlainTable]) -> str:
 
 
 def hit_rates(study: Study) -> str:
-    """The best head's hit rate, and the mean of the best heads', over tasks and seeds."""
+    """Mean hit rate of the best heads and of all (runs keep 50, the model has fewer)."""
     runs = [run for run in study.of("main") if run.hits]
     if not runs:
         return NOT_RUN
@@ -148,7 +153,7 @@ def hit_rates(study: Study) -> str:
             mean = statistics.fmean(statistics.fmean(top) for top, _ in tops)
             row.append(Text(f"{100 * best:.1f} / {100 * mean:.1f}"))
         rows.append(tuple(row))
-    columns = ("Method", "Budget", *(f"{a}, best heads / all" for a in ARMS if study.of("main", a)))
+    columns = ("Method", "Budget", *(f"{a}, best / all heads" for a in ARMS if study.of("main", a)))
     return pipe_table(PlainTable("hits", "", columns, tuple(rows), 2))
 
 
@@ -167,17 +172,22 @@ def text_loss(study: Study) -> str:
 
 
 def gates(study: Study) -> str:
-    """How far back each layer's memory reaches at the end of the main runs, averaged over seeds."""
+    """How far back each layer's memory reaches at the end of the main runs; least and most."""
     rows = []
     for arm in ARMS:
         lengths = [run.meta["training"].get("gate_lengths") for run in study.of("main", arm)]
         layers = list(zip(*(found for found in lengths if found), strict=True))
         if layers:
-            rows.append((Text(arm), *(Text(labels.number(statistics.fmean(x))) for x in layers)))
+            rows.append((Text(arm), *map(_with_range, layers)))
     if not rows:
         return NOT_RUN
     columns = ("Arm", *(f"Layer {number + 1}" for number in range(len(rows[0]) - 1)))
     return pipe_table(PlainTable("gates", "", columns, tuple(rows), 1))
+
+
+def _with_range(values: Sequence[float]) -> Text:
+    ends = f" ({labels.number(min(values))} to {labels.number(max(values))})"
+    return Text(labels.number(statistics.fmean(values)), tail=ends)
 
 
 def compute(study: Study) -> str:
@@ -223,6 +233,7 @@ BLOCKS: dict[str, Callable[[Study], str]] = {
     "same_data": same_data,
     "same_compute": same_compute,
     "published": published,
+    "published_compute": published_compute,
     "hit_rates": hit_rates,
     "gates": gates,
     "text_loss": text_loss,

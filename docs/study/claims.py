@@ -1,12 +1,12 @@
 """What the main runs say: the paper's claims judged by intervals, and the result in a sentence."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
+from scipy.special import stdtrit
 
 from docs.study.study import ARMS, NOT_RUN, PAIRS, Study
-from ratjax.needle.random_effects import crossed_mean
 from ratjax.needle.report import labels, paper
 from ratjax.needle.report.markdown import pipe_table
 from ratjax.needle.report.plain import PlainTable, Text
@@ -24,9 +24,10 @@ def claims(study: Study) -> str:
         for setting, difference in found.averages.items():
             name = f"{arm} minus {against}, {found.group.setting_name(setting)}"
             rows.append(_judged(name, difference.interval, paper_gains(setting)))
-        hits = hit_difference(study, arm, against)
-        if hits is not None:
-            rows.append(_judged(f"{arm} minus {against}, hit rate of the best heads", hits, []))
+        for heads, best in (("the best heads", True), ("all heads", False)):
+            hits = hit_difference(study, arm, against, best)
+            if hits is not None:
+                rows.append(_judged(f"{arm} minus {against}, hit rate of {heads}", hits, []))
     if not rows:
         return NOT_RUN
     columns = ("Mean over tasks, seeds and prompts drawn", "The memory is", "Points [95 %]")
@@ -55,28 +56,35 @@ def _judged(name: str, interval: Estimate | None, gains: Sequence[float]) -> tup
     return Text(name), Text(said), Text(labels.signed(interval.mean), tail=f" {ends}"), theirs
 
 
-def hit_difference(study: Study, arm: str, against: str) -> Estimate | None:
-    """Of two arms' best heads, the mean hit rate's difference in points; seeds and cells drawn."""
-    sides = []
-    for side in (against, arm):
-        rates = {
-            run.seed: {
-                (hit["method"], hit["budget"], hit["task"]): 100
-                * statistics.fmean(rate for rate, *_ in hit["top"][: hit["best"]])
+def hit_difference(study: Study, arm: str, against: str, best: bool) -> Estimate | None:
+    """Of two arms' mean hit rates the difference in points, with training seeds drawn at random.
+
+    Args:
+      study: all runs.
+      arm: one of two.
+      against: the other.
+      best: of the best heads of each cell, or of all: runs keep 50, and the model has fewer.
+    """
+    sides = [
+        {
+            run.seed: statistics.fmean(
+                100 * rate
                 for hit in run.hits
                 if hit["selector"] == "original"
-            }
+                for rate, *_ in hit["top"][: hit["best"] if best else None]
+            )
             for run in study.of("main", side)
             if run.hits
         }
-        sides.append(rates)
+        for side in (against, arm)
+    ]
     seeds = sorted(sides[0].keys() & sides[1].keys())
-    shared = [set(side[seed]) for side in sides for seed in seeds]
-    cells = sorted(set.intersection(*shared)) if shared else []
-    if len(seeds) < 2 or len(cells) < 2:
+    if len(seeds) < 2:
         return None
-    table = np.array([[sides[1][s][c] - sides[0][s][c] for c in cells] for s in seeds])
-    return crossed_mean([table]).interval()
+    gains = [sides[1][seed] - sides[0][seed] for seed in seeds]
+    mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+    reach = error * float(stdtrit(len(gains) - 1, 0.975))
+    return Estimate(mean, mean - reach, mean + reach)
 
 
 def summary(study: Study) -> str:

@@ -54,8 +54,11 @@ def _losses(study: Study, path: pathlib.Path) -> str:
     return path.name
 
 
-def _shown(name: str, caption: str, wanted: Callable[[Study], bool]) -> Callable[[Study], str]:
-    return lambda study: f"![{caption}]({name})" if wanted(study) else NOT_RUN
+def _shown(
+    name: str, caption: str, wanted: Callable[[Study], bool], note: str = ""
+) -> Callable[[Study], str]:
+    shown = f"![{caption}]({name})" + (f"\n\n{note}" if note else "")
+    return lambda study: shown if wanted(study) else NOT_RUN
 
 
 FIGURES: dict[str, Callable[[Study], str]] = {
@@ -63,6 +66,9 @@ FIGURES: dict[str, Callable[[Study], str]] = {
         "curves_mean.png",
         "Mean strict score by budget, method and arm",
         lambda study: study.group() is not None,
+        "Bands: one standard deviation over three trainings to either side, which is no test. "
+        "Grey: the paper's OLMo2-7B pair at 4096 tokens (rings attention, squares the memory; its "
+        "single marks are random selectors).",
     ),
     "figure_tasks": _shown(
         "curves.png",

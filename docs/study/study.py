@@ -17,7 +17,8 @@ ARMS = ("attention", "memory", "attention_matched", "memory_published")
 PAIRS = (
     ("memory", "attention", "The memory that tuning chose gains {} points on the same data"),
     ("memory", "attention_matched", "{} over attention that has its compute"),
-    ("memory_published", "attention", "the paper's own memory gains {} on the same data"),
+    ("memory_published", "attention", "the published gate and schedule gain {} on the same data"),
+    ("memory_published", "attention_matched", "{} over attention with part of their compute"),
 )
 
 
