@@ -1,6 +1,7 @@
 """Writing all or nothing, and reading JSON with errors that a user can act on."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -64,6 +65,37 @@ def new_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def lock(descriptor: int, said: str) -> None:
+    """Locks an open file or folder. The system lifts the lock when this process ends in any way.
+
+    Where a file system has no locks, nothing is locked.
+
+    Raises:
+      InputError: `said`, where another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(said) from None
+    except OSError:
+        pass
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that is there.
+
+    Raises:
+      InputError: one is in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock(descriptor, f"{folder}: another process is at work on it; wait for it, or end it")
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_file(path: Folder, content: str | bytes) -> None:

@@ -6,7 +6,6 @@ lines are on disk before the next batch starts. A line that a kill cut short is 
 warning, and its batch is answered again.
 """
 
-import fcntl
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from ratjax.config.overrides import changes
 from ratjax.errors import InputError
+from ratjax.files import lock
 
 Line = dict[str, Any]
 
@@ -93,13 +93,14 @@ class Journal:
     def _open(self) -> None:
         self._file = self.path.open("ab")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise InputError(
+            lock(
+                self._file.fileno(),
                 f"{self.path}: another evaluation is writing to it; wait for it, or evaluate into "
-                "another folder"
-            ) from None
+                "another folder",
+            )
+        except InputError:
+            self.close()
+            raise
 
     def _mend(self, warn: Callable[[str], None]) -> None:
         content = self.path.read_bytes()

@@ -12,7 +12,7 @@ from ratjax.config.model import ModelConfig
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batches, iterate
 from ratjax.errors import ConfigError
-from ratjax.files import Folder
+from ratjax.files import Folder, alone_in, is_remote
 from ratjax.model.checkpoint import write_card
 from ratjax.train.checkpoint import Checkpoints, restore, signature_of
 from ratjax.train.failures import storage_errors
@@ -58,7 +58,8 @@ def train(
       Whether all steps are done (a signal ends a run early).
 
     Raises:
-      InputError: anything the user can mend: sources, tokenizer, a run that cannot be resumed.
+      InputError: anything the user can mend: sources, tokenizer, a run that cannot be resumed,
+        another process that trains into `workdir`.
       TrainingStopped: a bad loss, or storage that cannot be written to. The last good checkpoint
         stays.
     """
@@ -75,11 +76,18 @@ def train(
         batches = Batches(spans, train.seed, config.vocab_size)
         signature = signature_of(config, train, batches)
         held_out = HeldOut(config, train, spans, mesh) if train.held_out else None
+        # A new folder is made once all input is found good; buckets know no locks.
+        fresh = not workdir.exists()
+        locks = jax.process_index() == 0 and not is_remote(workdir)
+        if locks and not fresh:
+            enter(alone_in(workdir))
         watch.enter("restore")
         restored = restore(workdir, abstract_state(config, train, mesh), signature)
         watch.enter("start")
         if jax.process_index() == 0:
             write_card(workdir, config, data.tokenizer or None, provenance or {})
+        if locks and fresh:
+            enter(alone_in(workdir))
         if restored:
             state, position = restored
             print(f"resuming from step {int(state.step)} of {total}", flush=True)

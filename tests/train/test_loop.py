@@ -15,6 +15,7 @@ from ratjax.config.overrides import to_json
 from ratjax.config.train import TrainConfig
 from ratjax.data import Batches
 from ratjax.errors import InputError
+from ratjax.files import alone_in
 from ratjax.model.checkpoint import load_model, save_model, steps
 from ratjax.model.parameters import to_model, to_parameters
 from ratjax.train import TrainingStopped, checkpoint, loop, state, train
@@ -110,6 +111,15 @@ def test_resume_equals_no_stop(step, copy, full, pieces, capsys):
     assert train(*pieces, workdir)
     assert f"resuming from step {step} of {TOTAL}" in capsys.readouterr().out
     assert_same_run(workdir, full)
+
+
+def test_a_second_start_in_a_folder_leaves_the_first_alone(copy, pieces):
+    workdir = copy(4)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    with alone_in(workdir), pytest.raises(InputError, match="another process is at work on it"):
+        train(*pieces, workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert train(*pieces, workdir)
 
 
 def test_a_finished_run_is_left_alone(copy, full, pieces):

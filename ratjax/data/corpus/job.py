@@ -12,7 +12,6 @@ and an `index.json`, in `held_out` too, once it is.
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from ratjax.data.encoding import TOKEN, cached_tokenizer, digest
 from ratjax.data.folder import INDEX
 from ratjax.data.stream import write_index
 from ratjax.errors import InputError
-from ratjax.files import check_new_folder, read_json, write_json
+from ratjax.files import alone_in, check_new_folder, read_json, write_json
 
 JOB = "job.json"
 
@@ -115,7 +114,7 @@ def run(job: Job, workers: int, progress: Progress) -> Counts:
         return _written(job.folder)
     for place in (job.folder, job.folder / SHARDS, job.folder / HELD_OUT):
         place.mkdir(parents=True, exist_ok=True)
-    with _alone(job.folder):
+    with alone_in(job.folder):
         shard.remove_unfinished(job.folder)
         if not (job.folder / JOB).exists():
             write_json(job.folder / JOB, job.description())
@@ -242,19 +241,3 @@ def _compare(folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) 
             raise InputError(
                 f"{folder}: was begun with {name}={before.get(name)!r}, not {value!r}; {remedy}"
             )
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out; the system lifts the lock when this one ends, however it does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is at work on it") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
