@@ -42,8 +42,10 @@ def check_step(step: int, metrics: Mapping[str, float | list[float]], train: Tra
                 "train.clip_norm, or set train.on_bad_step=skip"
             )
     if metrics.get("skipped_in_row"):
+        sparse = metrics.get("loss_sparse")
+        also = "" if sparse is None else f" (in the sparse pass {sparse:.4g})"
         raise TrainingStopped(
-            f"loss spikes to {metrics['loss']:.4g} at step {step}, more than train.spike="
+            f"loss spikes to {metrics['loss']:.4g}{also} at step {step}, more than train.spike="
             f"{train.spike:g} standard deviations above its mean; {kept}; set "
             "train.on_bad_step=skip to go on without such steps"
         )

@@ -149,6 +149,11 @@ def test_a_good_step_is_the_step_without_a_guard(outcomes, memory_config):
             "loss spikes to 9.25 at step 5, more than train.spike=6 standard deviations",
         ),
         (
+            {"loss": 2.5, "loss_sparse": 9.25, "skipped_in_row": 1.0},
+            TrainConfig(spike=6.0),
+            r"loss spikes to 2.5 \(in the sparse pass 9.25\) at step 5, more than train.spike=6",
+        ),
+        (
             {"loss": math.nan, "skipped_in_row": 3.0},
             TrainConfig(on_bad_step="skip", max_skipped=2),
             "3 optimizer steps in a row were skipped by step 5, more than train.max_skipped=2",
