@@ -137,11 +137,17 @@ def recording():
         _records = before
 
 
+# Older GPUs have no bfloat16, and little shared memory.
+OLDEST = 8.0
+
+
 def device_problem(*arrays) -> str | None:
     """Why no Triton kernel can serve these arrays here; None: one can."""
     cuda = platform() == "gpu" and capability()[:1].isdigit()
     if not cuda and not INTERPRETED and _records is None:
         return "needs a CUDA device"
+    if cuda and float(capability()) < OLDEST:
+        return f"needs compute capability {OLDEST}, this GPU has {capability()}"
     for array in arrays:
         if array.dtype not in DTYPES:
             return f"serves float32, bfloat16 and float16, not {array.dtype}"

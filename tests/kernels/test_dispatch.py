@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
-from ratjax_kernels import decay_scan, prefer
+from ratjax_kernels import decay_scan, prefer, triton_call
 from ratjax_kernels.dispatch import platform
 
 
@@ -38,3 +38,18 @@ def test_a_program_traced_for_both_gets_each_ones_kernel():
             assert "decay_scan_forward" not in traced()
         jax.clear_caches()
     assert "decay_scan_forward" not in traced()
+
+
+def test_old_and_other_gpus_get_no_triton_kernel(monkeypatch):
+    array = jnp.ones((1, 16, 8, 128), jnp.bfloat16)
+    monkeypatch.setattr(triton_call, "INTERPRETED", False)
+    monkeypatch.setattr(triton_call, "platform", lambda: "gpu")
+    for capability, problem in (
+        ("7.5", "needs compute capability 8.0, this GPU has 7.5"),
+        ("8.0", None),
+        ("12.0", None),
+        ("gfx942", "needs a CUDA device"),
+        ("", "needs a CUDA device"),
+    ):
+        monkeypatch.setattr(triton_call, "capability", lambda capability=capability: capability)
+        assert triton_call.device_problem(array) == problem
