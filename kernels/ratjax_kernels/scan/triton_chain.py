@@ -135,13 +135,16 @@ def _totals_before(
 
 @triton.jit
 @no_type_check
-def _wait_for_readers(done, step, WINDOW: tl.constexpr, RING: tl.constexpr):
-    """Until the tiles that read what is about to be overwritten have read it."""
+def _wait_for_readers(done, step, own, WINDOW: tl.constexpr, RING: tl.constexpr):
+    """Until the tiles that read what is about to be overwritten have read it.
+
+    There are WINDOW marks, and every thread looks at one, so that all that were loaded are tested:
+    see `_wait`.
+    """
     if step >= RING:
         # A tile further on may have overwritten the mark of its own reading: later is as good.
-        reader = step - RING + 1 + tl.arange(0, WINDOW)
-        at = done + reader % RING
-        while tl.min(tl.load(at, volatile=True) - reader, axis=0) <= 0:
+        reader = step - RING + 1 + own % WINDOW
+        while not _all(tl.load(done + reader % RING, volatile=True) > reader):
             pass
 
 
@@ -170,7 +173,7 @@ def hand_on(
     own = tl.arange(0, COLS)
     window = step // WINDOW
     if WINDOW > 1:
-        _wait_for_readers(done, step, WINDOW, RING)
+        _wait_for_readers(done, step, own, WINDOW, RING)
         if step % WINDOW < WINDOW - 1:
             at = (lane * RING + step % RING) * (3 * COLS) + own
             _post(totals, at, kept, step + 1)
