@@ -4,9 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
-
 from docs.study.study import ARMS, NOT_RUN, PAIRS, Study
+from ratjax.needle.random_effects import CrossedMean
 from ratjax.needle.report import labels, paper
 from ratjax.needle.report.markdown import pipe_table
 from ratjax.needle.report.plain import PlainTable, Text
@@ -82,9 +81,9 @@ def hit_difference(study: Study, arm: str, against: str, best: bool) -> Estimate
     if len(seeds) < 2:
         return None
     gains = [sides[1][seed] - sides[0][seed] for seed in seeds]
-    mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
-    reach = error * float(stdtrit(len(gains) - 1, 0.975))
-    return Estimate(mean, mean - reach, mean + reach)
+    spread = statistics.stdev(gains)
+    error = spread / math.sqrt(len(gains))
+    return CrossedMean(statistics.fmean(gains), error, len(gains) - 1.0, spread).interval()
 
 
 def summary(study: Study) -> str:

@@ -40,7 +40,7 @@ NEEDLE = NeedleConfig(
     window=16,
     batch_size=128,
 )
-# Decoding a model this small takes nearly as long for twice the prompts.
+# More than tuning's: there are many settings, and a prompt's cache is small.
 MAIN_BATCH = 256
 # Prompts that recipes are chosen by are not those that the chosen ones are judged by.
 TUNING_PROMPTS, MAIN_PROMPTS = 7, 42
