@@ -7,8 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from ratjax.convert.layout import Index
 from ratjax.errors import InputError
 from ratjax.files import check_new_folder, new_folder
+from ratjax.interrupts import interrupts_held
 from ratjax.model.checkpoint import PARAMS
 from ratjax.model.inspect import open_array
 
@@ -69,9 +68,9 @@ def write_parameters(path: pathlib.Path, parts: Mapping[str, Part], mesh: Mesh |
     with _system_errors(path):
         with _context():
             for group in _groups(parts):
-                with _interrupts_held():
+                with interrupts_held():
                     ocp.partial.save(path, {name: _array(parts[name], mesh) for name in group})
-            with _interrupts_held():
+            with interrupts_held():
                 ocp.partial.finalize(path)
         if jax.process_index() == 0:
             _rename_item(path)
@@ -91,30 +90,6 @@ def _system_errors(path: pathlib.Path) -> Iterator[None]:
             raise
         code = int(found[1])
         raise OSError(code, os.strerror(code), str(path)) from error
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM act when the block ends.
-
-    They would reach the main thread alone, while others go on writing into a folder that it is
-    about to remove.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals do not come here
-        yield
-        return
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
 
 
 def _array(part: Part, mesh: Mesh | None) -> jax.Array | np.ndarray:
@@ -158,7 +133,7 @@ def _fill(store: ts.TensorStore, part: Part) -> None:
             slice(at, min(at + step, size))
             for at, step, size in zip(corner, grid, part.shape, strict=True)
         )
-        with _interrupts_held():
+        with interrupts_held():
             store[box].write(part.read(box)).result()
 
 

@@ -3,7 +3,6 @@ import fcntl
 import io
 import json
 import os
-import signal
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from data import corpora
 from data.corpora import EOS, Quiet, content, documents, make_job, stored, tokens_of
 from ratjax.data import Stream, open_source
-from ratjax.data.corpus import pool
 from ratjax.data.corpus.job import run
 from ratjax.data.corpus.progress import Progress
 from ratjax.data.corpus.shard import file_name, is_held_out
@@ -278,14 +276,3 @@ def test_progress_tells_how_far_it_is():
     ]
     assert "50.0M tokens, 500k tokens/s" in terminal.getvalue()
     assert "1.50G/4.00G" in terminal.getvalue()
-
-
-def kill_itself(tell):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_is_one_line():
-    calls = ((number, ()) for number in range(9))
-    with pytest.raises(InputError, match="workers=1: one of them was killed, perhaps for want"):
-        list(pool.work(kill_itself, calls, 1, lambda tokens: None))

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ratjax.errors import InputError
+from ratjax.interrupts import interrupts_held
 
 TICK = 0.5  # seconds between two looks at the count of tokens
 
@@ -60,35 +61,69 @@ def work(
         for number, arguments in calls:
             yield number, function(*arguments, tell)
         return
-    context = multiprocessing.get_context("spawn")
-    shared, counted = _Shared(context), 0
-    # The system closes the writing end with this process: every worker reads the end of file.
-    watched, alive = context.Pipe(duplex=False)
-    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (watched, shared))
-    calls, running = iter(calls), {}
-    try:
+    with contextlib.closing(_Workers(workers)) as pool:
+        calls, running = iter(calls), {}
         while True:
             while len(running) <= workers and (call := next(calls, None)):
                 number, arguments = call
-                with _plain_main():
-                    running[executor.submit(_call, function, arguments)] = number
+                running[pool.submit(function, arguments)] = number
             if not running:
                 return
-            done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
-            told = shared.read()
-            tell(told - counted)
-            counted = told
-            for future in done:
-                yield running.pop(future), future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            f"workers={workers}: one of them was killed, perhaps for want of memory; what is "
-            "finished is kept: run the same command again, with fewer workers"
-        ) from None
-    finally:
-        alive.close()
-        executor.shutdown(cancel_futures=True)
-        watched.close()
+            ended = pool.wait(running)
+            tell(pool.told())
+            for future, result in ended:
+                yield running.pop(future), result
+
+
+class _Workers:
+    """Processes, and the count that they share.
+
+    The executor is touched with interrupts held only: one that is raised amid it can leave a lock
+    taken that the executor's own thread needs, and then nothing ends.
+    """
+
+    def __init__(self, workers: int):
+        self._workers = workers
+        context = multiprocessing.get_context("spawn")
+        self._count, self._counted = _Shared(context), 0
+        # The system closes the writing end with this process: every worker reads the end of file.
+        self._watched, self._alive = context.Pipe(duplex=False)
+        self._executor = concurrent.futures.ProcessPoolExecutor(
+            workers, context, _begin, (self._watched, self._count)
+        )
+
+    def submit(self, function: Callable[..., Any], arguments: tuple) -> concurrent.futures.Future:
+        with interrupts_held(), self._errors(), _plain_main(), _sigint_blocked():
+            return self._executor.submit(_call, function, arguments)
+
+    def wait(self, running: Iterable[concurrent.futures.Future]) -> list[tuple[Any, Any]]:
+        """Those that ended, and their results; after `TICK`, perhaps none."""
+        with interrupts_held(), self._errors():
+            ended, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
+            return [(future, future.result()) for future in ended]
+
+    def told(self) -> int:
+        """What the calls told since this was last asked."""
+        count = self._count.read()
+        new, self._counted = count - self._counted, count
+        return new
+
+    def close(self) -> None:
+        """Ends the processes where they are."""
+        with interrupts_held():
+            self._alive.close()
+            self._executor.shutdown(cancel_futures=True)
+            self._watched.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool:
+            raise InputError(
+                f"workers={self._workers}: one of them was killed, perhaps for want of memory; "
+                "what is finished is kept: run the same command again, with fewer workers"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -102,12 +137,21 @@ def _plain_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, which goes to all: the first one decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(watched: Connection, shared: _Shared) -> None:
     global _tell
     _tell = shared.add
     # As many processes as there are processors: not threads of the tokenizer's besides.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
 
 
