@@ -12,7 +12,6 @@ Killed at any moment, the same command goes on with what is missing; `docs/data.
 """
 
 import contextlib
-import os
 import pathlib
 import signal
 
@@ -23,6 +22,7 @@ from ratjax.data import MissingDataError
 from ratjax.data.corpus.documents import documents
 from ratjax.data.corpus.files import expand, plan_shards
 from ratjax.data.corpus.job import Job, run
+from ratjax.data.corpus.pool import processors
 from ratjax.data.corpus.progress import Progress
 from ratjax.data.corpus.published import index_published
 from ratjax.data.corpus.shard import Recipe
@@ -157,7 +157,7 @@ def _tokenize() -> int:
             {"files": len(files), "bytes": size, "shards": len(shards), "finished": len(done)}
         )
         return 0
-    workers = _processors() if values.workers is None else values.workers
+    workers = processors() if values.workers is None else values.workers
     with contextlib.closing(Progress()) as progress:
         counts = run(job, min(workers, len(shards)), progress)
     print(
@@ -167,12 +167,6 @@ def _tokenize() -> int:
     if recipe.held_out and not counts.held_out_tokens:
         command.warn(f"held_out={recipe.held_out}: of so few documents none is held out")
     return 0
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))  # those this process may use
-    return os.cpu_count() or 1
 
 
 def _index() -> int:

@@ -5,14 +5,11 @@ are missing. The rows' seeds are none that prompts are evaluated with.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
-import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -21,6 +18,7 @@ from experiments.quickstart import needle_text
 from experiments.study import prose
 from ratjax.config.experiment import Experiment
 from ratjax.config.needle import TASKS
+from ratjax.data.corpus import pool
 from ratjax.data.stream import write_stream
 from ratjax.data.tokenizer import END_OF_TEXT, train_tokenizer
 from ratjax.errors import InputError
@@ -124,12 +122,13 @@ def prepare(experiment: Experiment) -> None:
         print(f"{len(missing)} folders of rows to make; haystack: {load_essays(None)}", flush=True)
     jobs = [job for folder in missing for job in _shards(folder, experiment.data.tokenizer)]
     left = {folder: sum(job.folder == folder for job in jobs) for folder in missing}
-    made: dict[str, list[Rows]] = {folder: [] for folder in missing}
-    for job, rows in zip(jobs, _map(jobs), strict=True):
-        made[job.folder].append(rows)
-        left[job.folder] -= 1
-        if not left[job.folder]:
-            write_rows(_joined(made.pop(job.folder)), job.folder)
+    made: dict[str, dict[int, Rows]] = {folder: {} for folder in missing}
+    for number, rows in _made(jobs):
+        folder = jobs[number].folder
+        made[folder][number] = rows
+        left[folder] -= 1
+        if not left[folder]:
+            write_rows(_joined([rows for _, rows in sorted(made.pop(folder).items())]), folder)
 
 
 def text() -> list[str]:
@@ -161,21 +160,14 @@ def _shards(folder: str, tokenizer: str) -> list[Job]:
     return jobs
 
 
-def _map(jobs: list[Job]) -> Iterator[Rows]:
-    """Each job's rows in order; in processes of their own where there is much to do."""
-    if sum(job.part.rows for job in jobs) <= SHARD:
-        yield from map(_make, jobs)
-        return
-    # Each process encodes with one thread: there is a process a core.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with concurrent.futures.ProcessPoolExecutor(
-        min(cores or 1, len(jobs)), mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        yield from pool.map(_make, jobs)
+def _made(jobs: list[Job]) -> Iterator[tuple[int, Rows]]:
+    """Each job's number and rows, as they come; many are made in processes of their own."""
+    few = sum(job.part.rows for job in jobs) <= SHARD
+    workers = 0 if few else min(pool.processors(), len(jobs))
+    return pool.work(_make, enumerate((job,) for job in jobs), workers)
 
 
-def _make(job: Job) -> Rows:
+def _make(job: Job, tell: Callable[[int], None]) -> Rows:
     tokenizer, essays = _load(job.tokenizer), load_essays(None)
     eos = tokenizer.token_to_id(END_OF_TEXT)
     return build_rows(

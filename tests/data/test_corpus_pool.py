@@ -29,7 +29,7 @@ def how_interrupts_end(tell):
 def test_a_worker_that_is_killed_is_one_line():
     calls = ((number, ()) for number in range(9))
     with pytest.raises(InputError, match="workers=1: one of them was killed, perhaps for want"):
-        list(pool.work(kill_itself, calls, 1, lambda tokens: None))
+        list(pool.work(kill_itself, calls, 1))
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_everything_is_called_and_told_once():
 def test_workers_see_no_interrupts():
     """From their first instruction on: they inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    [(_, (_, mask))] = pool.work(how_interrupts_end, [(0, ())], 1, lambda tokens: None)
+    [(_, (_, mask))] = pool.work(how_interrupts_end, [(0, ())], 1)
     assert signal.SIGINT in mask and signal.SIGTERM not in mask
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
@@ -60,7 +60,7 @@ signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 for _ in range(300):
     try:
         calls = ((number, (number,)) for number in range(10**6))
-        with contextlib.closing(pool.work(the_same, calls, 2, lambda tokens: None)) as made:
+        with contextlib.closing(pool.work(the_same, calls, 2)) as made:
             for count, _ in enumerate(made):
                 if count == 20:
                     signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-4, 1e-2))

@@ -151,10 +151,22 @@ def test_the_documentation_names_flags_that_exist(monkeypatch):
     assert len(named) > 8 and named <= set(tokenize.command.FLAGS)
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """What a failing test leaves would be the failure of a later one."""
+    yield
+    while STARTED:
+        with STARTED.pop() as child:
+            child.kill()
+
+
 def start(folder, *arguments, **options):
     """The command in a process of its own, with enough small shards to be stopped between."""
     flags = ("--tokenizer=tokenizer.json", *NAMES, *RECIPE[:2], "--shard_megabytes=2e-3")
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-m", "launch.tokenize", *flags, "--workers=2", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -162,6 +174,8 @@ def start(folder, *arguments, **options):
         text=True,
         **options,
     )
+    STARTED.append(child)
+    return child
 
 
 @pytest.fixture
@@ -234,7 +248,6 @@ def test_eight_kills(large, command):
     kills = sum(kill(large, draw.randrange(1, 10), draw.uniform(0, 0.02)) for _ in range(8))
     child = start(large)
     assert child.wait(300) == 0, child.stderr.read()
-    child.stderr.close()
     assert content(large / "out") == whole
     assert kills == 8
 
@@ -253,5 +266,4 @@ def test_an_interrupt_is_one_line_and_can_be_gone_on_with(large, command, sign):
     assert not list((large / "out").rglob("*.part"))
     child = start(large)
     assert child.wait(300) == 0
-    child.stderr.close()
     assert content(large / "out") == expected(large, command)

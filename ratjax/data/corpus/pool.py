@@ -36,11 +36,18 @@ class _Shared:
         return self._value.get_obj().value
 
 
+def processors() -> int:
+    """How many of them this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def work(
     function: Callable[..., Any],
     calls: Iterable[tuple[int, tuple]],
     workers: int,
-    tell: Callable[[int], None],
+    tell: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[int, Any]]:
     """Calls a function once for each of `calls`, in processes of its own.
 
