@@ -51,7 +51,7 @@ class Checkpoints:
         self.manager = ocp.training.Checkpointer(
             self.root, preservation_policy=_kept(train), cleanup_tmp_directories=True
         )
-        self.unsealed: int | None = None
+        self.unsealed: tuple[int, ocp.AsyncResponse] | None = None
         self.began = self.last_seconds = 0.0
 
     def save(
@@ -72,7 +72,7 @@ class Checkpoints:
         self.finish()
         step = int(state.step)
         self.began = time.monotonic()
-        self.manager.save_checkpointables_async(
+        writing = self.manager.save_checkpointables_async(
             step,
             {PARAMS: state.parameters, OPTIMIZER: state.optimizer},
             force=True,
@@ -84,7 +84,7 @@ class Checkpoints:
                 **self.notes,
             },
         )
-        self.unsealed = step
+        self.unsealed = step, writing
 
     def settle(self) -> None:
         """Seals what has been written meanwhile; returns at once."""
@@ -94,7 +94,8 @@ class Checkpoints:
     def finish(self) -> None:
         """Waits for the writing to end, and raises what went wrong in it."""
         if self.unsealed is not None:
-            step, self.unsealed = self.unsealed, None
+            (step, writing), self.unsealed = self.unsealed, None
+            writing.result()  # also ends its thread, which else stays with three open files
             self.manager.wait()
             self.last_seconds = time.monotonic() - self.began
             if jax.process_index() == 0:

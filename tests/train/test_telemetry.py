@@ -1,7 +1,9 @@
 """A run with everything switched on: held-out losses, skipped steps, kept checkpoints, a trace."""
 
 import dataclasses
+import os
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -212,3 +214,14 @@ def test_best_by_training_loss_survives_a_restart(tmp_path):
         checkpoints.close()
         assert steps(tmp_path)[-1] == session[-1][0]
     assert steps(tmp_path) == [2, 5, 6]
+
+
+def test_a_run_of_many_checkpoints_keeps_no_thread_and_no_file_of_each(tmp_path):
+    state = TrainState(np.int32(0), {"w": jax.numpy.ones(2)}, {"m": jax.numpy.ones(2)})
+    checkpoints, held = Checkpoints(tmp_path, TrainConfig(keep=1)), []
+    for step in range(1, 9):
+        checkpoints.save(state._replace(step=np.int32(step)), {"next_index": step}, {})
+        checkpoints.finish()
+        held.append((threading.active_count(), len(os.listdir("/proc/self/fd"))))
+    checkpoints.close()
+    assert held[-1][0] <= held[1][0] and held[-1][1] <= held[1][1], held
