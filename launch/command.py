@@ -1,8 +1,8 @@
 """What every command shares: flags, one-line errors, the compilation cache, dry runs.
 
 A command defines its flags with the functions below, and ends with `command.run(main)`.
-Bad input, wherever it is found, ends as one line `error: ...` on stderr and exit status 2;
-a traceback means a defect.
+Bad input, wherever it is found, ends as one line `error: ...` on stderr and exit status 2, an
+interrupt (Ctrl-C) as one and status 130; a traceback means a defect.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -25,6 +25,7 @@ from ratjax.config.overrides import from_mapping, leaves, type_name
 from ratjax.errors import InputError, nearest
 
 FLAGS = flags.FLAGS
+INTERRUPTED = 130  # the status of a command that Ctrl-C ended, as a shell would give it
 
 
 def define_config() -> None:
@@ -70,13 +71,25 @@ def experiment() -> Experiment:
     return from_mapping(Experiment, config)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the command line, calls `main`, and exits with what it returns (None: 0)."""
-    app.run(lambda rest: guarded(main, rest), flags_parser=parse)
+def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> None:
+    """Parses the command line, calls `main`, and exits with what it returns (None: 0).
+
+    `interrupted` is what to say of Ctrl-C.
+    """
+
+    def ending(rest: list[str]) -> int:
+        status = guarded(main, rest, interrupted)
+        if status == INTERRUPTED:  # XLA, amid what it was at, may crash as the interpreter ends
+            _exit(status)
+        return status
+
+    app.run(ending, flags_parser=parse)
 
 
-def guarded(main: Callable[[], int | None], rest: list[str]) -> int:
-    """Calls `main`; turns `InputError` into one line and status 2."""
+def guarded(
+    main: Callable[[], int | None], rest: list[str], interrupted: str = "interrupted"
+) -> int:
+    """Calls `main`; turns `InputError` into one line and status 2, an interrupt into 130."""
     try:
         if rest[1:]:
             raise InputError(f"unexpected argument {rest[1]!r}; flags begin with --")
@@ -84,6 +97,8 @@ def guarded(main: Callable[[], int | None], rest: list[str]) -> int:
         return main() or 0
     except InputError as error:
         return leave(fail(error))
+    except KeyboardInterrupt:
+        return leave(fail(interrupted, INTERRUPTED))
 
 
 def leave(status: int) -> int:
@@ -92,9 +107,14 @@ def leave(status: int) -> int:
     JAX would wait for the others at the end, and these for this one, until heartbeats time out.
     """
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        os._exit(status)
+        _exit(status)
     return status
+
+
+def _exit(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def fail(error: Exception | str, status: int = 2) -> int:

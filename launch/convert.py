@@ -74,7 +74,7 @@ def main() -> int:
     try:
         return _export(target) if _EXPORT.value else _convert(target)
     except KeyboardInterrupt:
-        return command.fail(f"interrupted: {target} was not written", 130)
+        return command.fail(f"interrupted: {target} was not written", command.INTERRUPTED)
     except OSError as error:
         raise InputError(f"{error.filename or target}: {error.strerror or error}") from None
 

@@ -231,4 +231,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, interrupted="interrupted; the same command goes on with what is missing")

@@ -112,8 +112,6 @@ def main() -> int:
         command.warn(error)
         command.conclude({"files": None})
         return 0
-    except KeyboardInterrupt:
-        return command.fail("interrupted; the same command goes on with what is missing", 130)
     except OSError as error:
         raise InputError(
             f"{error.filename or values.target}: {error.strerror or error}; what is finished is "
@@ -189,4 +187,4 @@ def _index() -> int:
 
 if __name__ == "__main__":
     define()
-    command.run(main)
+    command.run(main, interrupted="interrupted; the same command goes on with what is missing")

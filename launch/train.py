@@ -238,4 +238,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(
+        main, interrupted="interrupted; the same command goes on from the newest checkpoint"
+    )

@@ -180,7 +180,9 @@ def act(line: Line) -> int:
     except (CommandFailed, PodError) as error:
         return command.fail(error, status=1)
     except KeyboardInterrupt:
-        return command.fail("interrupted; what runs on the pod goes on, and is paid for", 130)
+        return command.fail(
+            "interrupted; what runs on the pod goes on, and is paid for", command.INTERRUPTED
+        )
     if dry and line.verb not in ("manifest", "flags"):
         command.conclude({"verb": line.verb, "pod": command.FLAGS.pod, "commands": executor.count})
     return status

@@ -56,6 +56,7 @@ from data.test_corpus_pool import the_same
 from ratjax.data.corpus import pool
 
 draw = random.Random(0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 for _ in range(300):
     try:

@@ -63,6 +63,23 @@ def test_stopped_by_sigterm(victim, undisturbed):
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_it_at_once_and_in_one_line(victim, undisturbed):
+    run = victim("interrupted")
+    for ahead in (0, 1, 5):
+        run.start()
+        said, begun = run.said(), run.lines()
+        assert run.until(lambda ahead=ahead, begun=begun: not ahead or run.lines() >= begun + ahead)
+        time.sleep(0.2)
+        run.signal(signal.SIGINT)
+        assert run.finish() == 130
+        (*_, last) = run.said()[len(said) :].splitlines()
+        assert last == "error: interrupted" and "Traceback" not in run.said()
+    run.start()
+    assert run.finish() == 0, run.said()
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.slow
 def test_soak(victim, undisturbed):
     """At least twenty kills, some of them in a save, in as many runs as that takes."""
     killed = saves = number = 0

@@ -7,6 +7,7 @@ What the child prints goes to the file that the first argument names.
 
 import json
 import os
+import signal
 import sys
 import threading
 
@@ -30,6 +31,7 @@ def run(train, output: str, arguments: list[str]) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests run under
     sys.argv = ["launch.train", *arguments]
     status = 1
     try:

@@ -115,6 +115,14 @@ def test_defects_keep_their_traceback(launch, experiment_file):
         launch(broken, define, f"--config={experiment_file()}", "--workdir=x")
 
 
+def test_an_interrupt_is_one_line(launch, experiment_file):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    ended = launch(interrupted, define, f"--config={experiment_file()}", "--workdir=x")
+    assert ended == (130, [], ["error: interrupted"])
+
+
 def test_help_explains_every_flag_and_field():
     done = subprocess.run(
         [sys.executable, "-m", "launch.train", "--helpfull"], capture_output=True, text=True
