@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ratjax.ahead.hlo import arrays
 from ratjax.config.model import ModelConfig
+from ratjax.model.parameters import abstract_parameters
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"[\d.]+[KMGT]?"
@@ -110,7 +111,10 @@ def remedy(buffer: Buffer, model: ModelConfig, length: int, trains: bool = True)
     """
     dims = buffer.dims
     if not trains:
-        if length in dims or len(dims) == 5:  # a cache: layers, prompts, slots, heads, channels
+        whole = {array.shape for array in abstract_parameters(model).values()}
+        weights = dims in whole or dims in {shape[1:] for shape in whole}  # of all layers, or one
+        # A cache has layers, prompts, slots, heads, channels.
+        if not weights and (length in dims or len(dims) == 5):
             return "lower needle.batch_size or needle.context_length"
         return "choose a chip with more memory: inference runs on one chip"
     if buffer.kind != "temporary":

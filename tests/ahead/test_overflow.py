@@ -5,6 +5,7 @@ import pytest
 from ratjax.ahead.overflow import Buffer, arguments, parse_overflow, remedy
 from ratjax.ahead.report import overflow_json, overflow_lines
 from ratjax.config.presets import preset
+from ratjax.model.parameters import abstract_parameters
 from tests.ahead.programs import OVERFLOW
 
 GIB = 2**30
@@ -53,10 +54,15 @@ def test_the_field_that_helps(dims, kind, fields):
 
 def test_inference_has_fields_of_its_own():
     cache = Buffer(1, "", (32, 32, 4224, 32, 128), "", "argument")
-    weights = Buffer(1, "", (32, 4096, 11008), "", "argument")
     model = preset("olmo2_7b")
+    shapes = [array.shape for array in abstract_parameters(model).values() if array.ndim > 1]
     assert "needle.batch_size" in remedy(cache, model, 4096, trains=False)
-    assert "more memory" in remedy(weights, model, 2048, trains=False)
+    assert model.hidden_size == 4096 and any(4096 in shape for shape in shapes)
+    for shape in shapes:  # one of whose sizes may well be that of the context
+        weights = Buffer(1, "", shape, "", "argument")
+        assert "more memory" in remedy(weights, model, 4096, trains=False)
+        one_layer = weights._replace(dims=shape[1:], kind="temporary")
+        assert "more memory" in remedy(one_layer, model, 4096, trains=False)
 
 
 def test_arguments_where_the_compiler_names_nothing():
