@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 from ratjax_kernels import (
     block_means,
     block_prefill,
+    dense_prefill,
     masked_attention,
     strided_prefill,
     window_scores,
@@ -301,3 +302,22 @@ def test_bad_arguments_are_named():
         strided_prefill(q, k, v, 4, -1, 0)
     with pytest.raises(ValueError, match="lengths has shape"):
         inspect.unwrap(window_scores)(q, k, jnp.ones(3, jnp.int32))
+
+
+@pytest.mark.parametrize("operation", [dense_prefill, block_prefill, strided_prefill])
+def test_float32_stays_float32_on_devices_with_narrower_products(operation):
+    """In XLA's implementations and their gradients, as far as the program says so."""
+    q, k, v = inputs(32)
+    more = {
+        "dense_prefill": (),
+        "block_prefill": (jnp.asarray(random_blocks(32, 8, 2)), 8),
+        "strided_prefill": (4, 2, 1),
+    }[operation.__name__]
+
+    def loss(*args):
+        return operation(*args, *more, "xla").sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(products) >= 4
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products), products
