@@ -8,7 +8,7 @@ import pytest
 from ratjax_kernels import append, dense_decode
 from tests.kernels import devices, oracle
 
-SHAPES = [(1, 1, 16, 2, 2), (37, 2, 40, 6, 2)]
+SHAPES = [(1, 1, 16, 2, 2), (37, 2, 40, 6, 2), (150, 1, 128, 64, 1)]
 if devices.ON_GPU:
     SHAPES += [(63, 2, 256, 4, 4), (4097, 3, 128, 4, 4), (4097, 2, 128, 8, 2), (700, 1, 64, 40, 1)]
 
@@ -137,3 +137,35 @@ def test_compiles_at_production_shapes(kv_heads, batch, slots, capability, capsy
     )  # fmt: skip
     # Tiles were chosen on sm_90; a few spilled registers elsewhere cost nothing beside memory.
     assert all(usage.spilled <= (0 if capability == 90 else 64) for _, usage in used)
+
+
+@devices.compiles_triton
+@pytest.mark.parametrize("channels,heads,dtype", [
+    (64, 128, jnp.bfloat16), (128, 128, jnp.bfloat16), (256, 64, jnp.bfloat16),
+    (256, 32, jnp.float32),
+])  # fmt: skip
+def test_many_heads_that_share_a_key_fit(channels, heads, dtype, capability, capsys):
+    cache = jax.ShapeDtypeStruct((2, 8192, 1, channels), dtype)
+    q = jax.ShapeDtypeStruct((2, 1, heads, channels), dtype)
+    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+
+    def step(q, k, v, lengths):
+        return dense_decode(q, k, v, lengths, "triton")
+
+    [(_, usage)] = devices.check_compiles(capsys, capability, step, q, cache, cache, lengths)
+    assert usage.shared <= (163 if capability == 80 else 227) * 1024
+
+
+def test_more_heads_than_fit_are_not_served(monkeypatch):
+    triton = pytest.importorskip("ratjax_kernels.dense_decode.triton", exc_type=ImportError)
+
+    def problem(heads, kv_heads, channels):
+        q, k = jnp.zeros((1, 1, heads, channels)), jnp.zeros((1, 4, kv_heads, channels))
+        return triton.limits_of_dense_decode(q, k, k, None, None, None)
+
+    monkeypatch.setattr(triton, "device_problem", lambda *arrays: None)
+    assert problem(64, 1, 128) is None and problem(512, 8, 128) is None
+    assert problem(65, 1, 128) == "serves 64 query heads a key head at most, not 65"
+    assert problem(4, 4, 512) is None
+    monkeypatch.setattr(triton, "capability", lambda: "8.9")
+    assert problem(64, 1, 128) == "serves 32 query heads a key head at most, not 64"

@@ -19,6 +19,9 @@ from ratjax_kernels.triton_call import (
 # Keys of a tile, warps, pipeline depth; fastest of those measured on an H100.
 VECTOR = {"N": 32, "num_warps": 4, "PIPELINE": 4}
 MATRIX = {"N": 128, "num_warps": 4, "PIPELINE": 3}
+# Bytes of the queries that share a key head: beyond the first, tiles have fewer keys, as both lie
+# in shared memory; beyond the second, nothing fits (half of it where shared memory is small).
+_FEW_QUERIES, _MOST_QUERIES = 8 << 10, 32 << 10
 # Splits are not shorter than this, and no more of them than one program can put together at once.
 _LEAST_CHUNK, _MOST_SPLITS = 512, 64
 # Where splits this long fill the device, shorter ones would only start and end more often.
@@ -51,6 +54,11 @@ def fitted(tuned: dict, channels: int, itemsize: int, least: int = 8) -> dict:
 
 def limits_of_dense_decode(q, k, v, lengths, mask, layer):
     """See `ratjax_kernels.dispatch.Operation`."""
+    heads, kv_heads, channels = q.shape[2], k.shape[-2], q.shape[-1]
+    most = _MOST_QUERIES // (2 if capability() in SMALL_SHARED_MEMORY else 1)
+    most //= power_of_two(channels, 16) * k.dtype.itemsize
+    if heads // kv_heads > max(most, 1):
+        return f"serves {most} query heads a key head at most, not {heads // kv_heads}"
     return device_problem(q, k, v)
 
 
@@ -77,7 +85,12 @@ def _launch(layer, k, v, q, lengths, mask):
     heads = q.shape[2]
     group = heads // kv_heads
     size = k.dtype.itemsize
-    tuned = fitted(VECTOR, channels, size) if group == 1 else fitted(MATRIX, channels, size, 16)
+    padded = power_of_two(group, 16)
+    tuned = fitted(VECTOR, channels, size)
+    if group > 1:
+        tuned = fitted(MATRIX, channels, size, 16)
+        queries = padded * power_of_two(channels, 16) * size
+        tuned["N"] = max(tuned["N"] * _FEW_QUERIES // max(queries, _FEW_QUERIES), 16)
     rows = batch * kv_heads
     long = VECTOR_CHUNK if group == 1 else MATRIX_CHUNK
     chunk = chunk_of_slots(rows, slots, tuned["N"], long)
@@ -99,7 +112,7 @@ def _launch(layer, k, v, q, lengths, mask):
     kernel = triton_kernels.vector_kernel
     if group > 1:
         kernel = triton_kernels.matrix_kernel
-        constants |= {"RP": power_of_two(group, 16), "PRECISION": precision(k.dtype)}
+        constants |= {"RP": padded, "PRECISION": precision(k.dtype)}
     return launch(
         kernel,
         (q, k, v, lengths, layer, lengths if mask is None else mask),
