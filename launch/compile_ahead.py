@@ -185,7 +185,7 @@ def main() -> int:
             raise
         train = command.FLAGS.program == "train"
         length = stage_of(experiment).sequence_length if train else experiment.needle.context_length
-        if not found.buffers:
+        if not found.buffers and found.memory == "hbm":
             inputs = (program.parameters, program.optimizer, program.inputs)
             found = found._replace(buffers=arguments(inputs))
         print("\n".join(overflow_lines(found, experiment.model, length, train)))

@@ -31,6 +31,8 @@ def out_of_memory(
     if not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" not in message:
         return None
     found = parse_overflow(message)
+    if found is not None and found.of_kernel:
+        return f"out of memory: {found.of_kernel}"
     if found is not None and found.buffers:
         largest = found.buffers[0]
         return (

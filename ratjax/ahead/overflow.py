@@ -11,11 +11,17 @@ from ratjax.ahead.hlo import arrays
 from ratjax.config.model import ModelConfig
 from ratjax.model.parameters import abstract_parameters
 
+MIB = 2**20
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"[\d.]+[KMGT]?"
 _FORMS = (
     rf"memory space (?P<memory>\w+)\. Used (?P<used>{_SIZE}) of (?P<available>{_SIZE})",
     rf"HLO temporaries \((?P<used>{_SIZE})\) exceeds available HBM \((?P<available>{_SIZE})\)",
+    # One kernel: its temporaries, or what it was given.
+    rf"memory space (?P<memory>\w+) while allocating(?s:.*?) allocation with size (?P<used>{_SIZE}) "
+    rf"and limit (?P<available>{_SIZE})",
+    r"Allocation \(size=(?P<used>\d+)\) would exceed memory \(size=(?P<available>\d+)\)(?s:.*?)"
+    r"space=(?P<memory>\w+)",
 )
 
 
@@ -45,12 +51,26 @@ class Overflow(NamedTuple):
       used: bytes that it needs.
       available: bytes that there are.
       buffers: the largest first; copies and aliases of one another once.
+      kernel: the one that is too large, in JAX's terms; empty where that is not known.
     """
 
     memory: str
     used: int
     available: int
     buffers: tuple[Buffer, ...]
+    kernel: str = ""
+
+    @property
+    def of_kernel(self) -> str | None:
+        """One line on a kernel that is too large for the chip's own memory; None of HBM."""
+        if self.memory == "hbm":
+            return None
+        name = f" {self.kernel}" if self.kernel else ""
+        return (
+            f"the kernel{name} needs {self.used / MIB:.1f} MiB of {self.memory} where there are "
+            f"{self.available / MIB:.1f}: it should have refused these shapes, so please report "
+            "them; until then another head_dim, block size or batch may do"
+        )
 
 
 def parse_overflow(message: str) -> Overflow | None:
@@ -61,7 +81,9 @@ def parse_overflow(message: str) -> Overflow | None:
         if found := re.search(form, message):
             memory = found.groupdict().get("memory", "hbm")
             used, available = (_bytes(found[name]) for name in ("used", "available"))
-            return Overflow(memory, used, available, tuple(_buffers(message)))
+            named = re.search(r'op_name="([^"]*)"', message) if memory != "hbm" else None
+            kernel = named[1] if named else ""
+            return Overflow(memory, used, available, tuple(_buffers(message)), kernel)
     return None
 
 

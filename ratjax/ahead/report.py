@@ -193,6 +193,8 @@ def overflow_lines(
     found: Overflow, model: ModelConfig, length: int, trains: bool = True
 ) -> list[str]:
     """The same for people, with the field that would help, for each buffer."""
+    if found.of_kernel:
+        return [f"does not fit: {found.of_kernel}"]
     text = [
         f"does not fit: needs {found.used / GIB:.2f} GiB of {found.memory} where there are "
         f"{found.available / GIB:.2f}; the largest buffers:"

@@ -49,6 +49,14 @@ def test_at_compilation_the_largest_array_decides():
     assert "\n" not in text
 
 
+def test_no_field_mends_a_kernel_that_is_too_large():
+    text = said(
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.50M of 16.00M vmem."
+    )
+    assert text.startswith("out of memory: the kernel needs 20.5 MiB of vmem where there are 16.0")
+    assert "train." not in text
+
+
 def test_other_errors_are_left_alone():
     assert said("INTERNAL: a kernel failed") is None
     assert out_of_memory(ValueError("RESOURCE_EXHAUSTED"), MODEL, TRAIN, LENGTH) is None

@@ -1,12 +1,15 @@
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from ratjax.ahead.overflow import Buffer, arguments, parse_overflow, remedy
+from ratjax.ahead.overflow import MIB, Buffer, arguments, parse_overflow, remedy
 from ratjax.ahead.report import overflow_json, overflow_lines
 from ratjax.config.presets import preset
 from ratjax.model.parameters import abstract_parameters
 from tests.ahead.programs import OVERFLOW
+from tests.kernels.pallas_devices import compiled
 
 GIB = 2**30
 
@@ -29,10 +32,68 @@ def test_other_messages():
     )
     found = parse_overflow(short)
     assert (found.used, found.available, found.buffers) == (2**44, int(95.74 * GIB), ())
-    vmem = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.5M of 16.00M vmem."
-    assert parse_overflow(vmem)[:3] == ("vmem", int(20.5 * 2**20), 16 * 2**20)
-    assert overflow_json(parse_overflow(vmem))["hbm_bytes_per_chip"] is None
     assert parse_overflow("INTERNAL: something else") is None
+
+
+TEMPORARIES = (
+    "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out of memory in memory space vmem "
+    "while allocating on stack for %f.1 = f32[4096,1024]{1,0:T(8,128)} custom-call(%x.1), "
+    'custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/pallas_call"}. Scoped '
+    "allocation with size 32.00M and limit 16.00M exceeded scoped vmem limit by 16.00M. It should "
+    "not be possible to run out of scoped vmem - \nSee https://openxla.org/xla/errors/error_1001"
+)
+OPERANDS = (
+    "RESOURCE_EXHAUSTED: Allocation (size=163840000) would exceed memory (size=134217728) :: "
+    "#allocation2 [shape = 'f32[40000,1024]{1,0:T(8,128)}', space=vmem, size = 0x9c40000, scoped, "
+    "tag = 'scratch operand'] :: f.1"
+)
+USED = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.5M of 16.00M vmem."
+
+
+@pytest.mark.parametrize(
+    ("message", "used", "available", "kernel"),
+    [
+        (TEMPORARIES, 32 * MIB, 16 * MIB, "jit(f)/pallas_call"),
+        (OPERANDS, 163840000, 134217728, ""),
+        (USED, int(20.5 * MIB), 16 * MIB, ""),
+    ],
+)
+def test_a_kernel_that_is_too_large(message, used, available, kernel):
+    found = parse_overflow(message)
+    assert found == ("vmem", used, available, (), kernel)
+    assert overflow_json(found)["hbm_bytes_per_chip"] is None
+    [line] = overflow_lines(found, preset("olmo2_1b"), 4096)
+    assert line.startswith(f"does not fit: the kernel{kernel and ' ' + kernel} needs ")
+    assert f"{used / MIB:.1f} MiB of vmem where there are {available / MIB:.1f}" in line
+
+
+TOO_LARGE = """
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+    from ratjax.ahead.overflow import parse_overflow
+
+    def kernel(x, out, scratch):
+        scratch[...] = x[...]
+        out[...] = scratch[...]
+
+    def copy(x):
+        scratch = pltpu.VMEM(x.shape, x.dtype)
+        return pl.pallas_call(kernel, jax.ShapeDtypeStruct(x.shape, x.dtype),
+                              scratch_shapes=[scratch])(x)
+
+    for rows in (4096, 40000):
+        try:
+            report(copy, array(rows, 1024, dtype=jnp.float32))
+        except jax.errors.JaxRuntimeError as error:
+            found = parse_overflow(str(error))
+            print("RESULT", int(found.memory == "vmem"), found.used)
+"""
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_the_compiler_still_says_so():
+    assert compiled("v5e", TOO_LARGE) == [(1, 32 * MIB), (1, 40000 * 1024 * 4)]
 
 
 @pytest.mark.parametrize(
