@@ -5,7 +5,7 @@ import re
 
 from launch.pods.machines import PRICES_OF, machine_of
 from launch.pods.xla_flags import joined, tpu_flags
-from ratjax.ahead.topology import Topology, parse_topology
+from ratjax.ahead.topology import Topology, near_slices, parse_topology
 from ratjax.errors import InputError
 
 
@@ -105,7 +105,7 @@ def rented(name: str) -> Topology:
     """A slice that can be asked for by its accelerator type.
 
     Raises:
-      InputError: no such slice; the message names the nearest.
+      InputError: no such slice; the message names those that are near.
     """
     topology = parse_topology(name)
     try:
@@ -113,8 +113,10 @@ def rented(name: str) -> Topology:
     except InputError:
         known = None
     if known != topology:
-        instead = f"; {topology.accelerator_type} is {known}" if known else ""
-        raise InputError(f"--topology={name}: not a shape that is rented{instead}")
+        near = near_slices(topology.chip, topology.chips * topology.chip.cores)
+        instead = f"{topology.accelerator_type} is {known}" if known else None
+        instead = instead or f"{' or '.join(map(str, near))} can be"
+        raise InputError(f"--topology={name}: not a shape that is rented; {instead}")
     return topology
 
 

@@ -18,8 +18,8 @@ _FORMS = (
     rf"memory space (?P<memory>\w+)\. Used (?P<used>{_SIZE}) of (?P<available>{_SIZE})",
     rf"HLO temporaries \((?P<used>{_SIZE})\) exceeds available HBM \((?P<available>{_SIZE})\)",
     # One kernel: its temporaries, or what it was given.
-    rf"memory space (?P<memory>\w+) while allocating(?s:.*?) allocation with size (?P<used>{_SIZE}) "
-    rf"and limit (?P<available>{_SIZE})",
+    rf"memory space (?P<memory>\w+) while allocating(?s:.*?) allocation with size "
+    rf"(?P<used>{_SIZE}) and limit (?P<available>{_SIZE})",
     r"Allocation \(size=(?P<used>\d+)\) would exceed memory \(size=(?P<available>\d+)\)(?s:.*?)"
     r"space=(?P<memory>\w+)",
 )

@@ -153,7 +153,8 @@ def parse_topology(name: str) -> Topology:
         known = {Topology(chip, s).accelerator_type: s for s in _shapes(chip)}
         wanted = f"{chip.accelerator}-{counted[2]}"
         if wanted not in known:
-            raise InputError(f"--topology={name}: {nearest(wanted, known)}")
+            near = " or ".join(s.accelerator_type for s in near_slices(chip, int(counted[2])))
+            raise InputError(f"--topology={name}: no such slice; {near} can be rented")
         return Topology(chip, known[wanted])
     raise InputError(f"--topology={name}: write one as v5p:4x4x4, v5e:8x8 or v6e-256")
 
@@ -163,6 +164,13 @@ def _chip(topology: str, name: str) -> Chip:
     if name not in named:
         raise InputError(f"--topology={topology}: no chip {name!r}; {nearest(name, named)}")
     return named[name]
+
+
+def near_slices(chip: Chip, cores: int) -> list[Topology]:
+    """Slices that can be rented: the largest with fewer cores, and the smallest with more."""
+    known = sorted((Topology(chip, s) for s in _shapes(chip)), key=lambda t: t.chips)
+    smaller = [t for t in known if t.chips * chip.cores <= cores][-1:]
+    return smaller + [t for t in known if t.chips * chip.cores > cores][:1]
 
 
 def _shapes(chip: Chip) -> tuple[tuple[int, ...], ...]:

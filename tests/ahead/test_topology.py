@@ -38,7 +38,8 @@ def test_names(name, full, chips, hosts, accelerator, wrapped):
         ("v5p:4x4", "v5p has 3 axes; write one as v5p:4x4x4"),
         ("v6e:0x4", "v6e has 2 axes"),
         ("v5:2x2x1", "no chip 'v5'; did you mean"),
-        ("v6e-250", "did you mean v6e-256"),
+        ("v6e-250", "no such slice; v6e-128 or v6e-256 can be rented"),
+        ("v5p-100000", "no such slice; v5p-8192 can be rented"),
         ("v5p", "write one as v5p:4x4x4"),
     ],
 )
@@ -83,7 +84,8 @@ def test_libtpu_beside_the_environment(monkeypatch, tmp_path):
         "Metadata-Version: 2.1\nName: libtpu\nVersion: 1.2.3\n"
     )
     for name in (*libtpu.ENVIRONMENT, "TPU_LIBRARY_PATH"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # what is set meanwhile is undone, also where nothing was
+        monkeypatch.delenv(name)
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "elsewhere")
     libtpu.use_libtpu()
     assert os.environ["TPU_LIBRARY_PATH"] == str(library)

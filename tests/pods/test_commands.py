@@ -118,7 +118,14 @@ def test_the_tables_are_read_right():
         (("create", *WHERE), "--topology is required"),
         (("create", *WHERE, "--topology=v5p:4x4"), "v5p has 3 axes; write one as v5p:4x4x4"),
         (("create", *WHERE, "--topology=v5lite-64"), "did you mean v5litepod"),
-        (("create", *WHERE, "--topology=v6e-60"), "--topology=v6e-60: did you mean v6e-"),
+        (
+            ("create", *WHERE, "--topology=v6e-60"),
+            "--topology=v6e-60: no such slice; v6e-32 or v6e-64",
+        ),
+        (
+            ("create", *WHERE, "--topology=v5e:3x3"),
+            "not a shape that is rented; v5e:2x4 or v5e:4x4",
+        ),
         (("create", *WHERE, "--topology=v5p:2x2x16"), "not a shape that is rented; v5p-128 is v5p"),
         (("create", *WHERE, "--topology=v6e:3x5"), "--topology=v6e:3x5: not a shape"),
         (("create", *POD, "--pod=Demo"), "--pod=Demo: must be at most 40 small letters"),
