@@ -147,6 +147,19 @@ def test_choice_of_pages(forced, pages):
     np.testing.assert_array_equal(have, want)
 
 
+def test_lengths_past_the_end_read_to_the_end():
+    """As `append` drops what a full sequence is given, its length may still be counted on."""
+    q, k, v, _ = inputs(40, 4, 2, 16, batch=2)
+    past, full = jnp.asarray([47, 1000], jnp.int32), jnp.asarray([40, 40], jnp.int32)
+    have = interpreted(functools.partial(dense_decode, **TPU), q, k, v, past)
+    want = oracle.run(dense_decode, q, k, v, full, **REFERENCE)
+    np.testing.assert_allclose(have, want, atol=1e-5)
+    ids = jnp.asarray([[[0, 2, -1]] * 4, [[1, 2, 2]] * 4], jnp.int32)
+    run = functools.partial(paged_decode, page_size=16, **TPU)
+    want = oracle.run(paged_decode, q, k, v, full, ids, page_size=16, **REFERENCE)
+    np.testing.assert_allclose(interpreted(run, q, k, v, past, ids), want, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_page_bounds_and_scores(dtype):
     q, k, _, lengths = inputs(150, 6, 2, 24, dtype)

@@ -47,6 +47,7 @@ def _attend(layer, k, v, q, lengths, *masks):
     kernel = _kernel(q, k, v, bool(masks))
     grouped = q.reshape(batch, kv_heads, -1, channels)
     grouped = pad_to(grouped, 2, kernel.inputs[0].shape[2])
+    lengths = jnp.minimum(lengths, k.shape[2])  # a full sequence has dropped tokens
     k, v = (jnp.swapaxes(x, 2, 3) for x in (k, v))
     (out,) = kernel(layer.reshape(1), lengths, grouped, k, v, *masks)
     return out[:, :, : heads // kv_heads].reshape(q.shape)

@@ -141,6 +141,7 @@ def quest_decode(
 
 def _attend(layer, k, v, q, lengths, page_ids, page_size):
     slots, kv_heads = k.shape[2:4]
+    lengths = jnp.minimum(lengths, slots)  # a full sequence has dropped tokens
     group = q.shape[2] // kv_heads
     pages, times = lists_of_groups(page_ids, kv_heads, -(-slots // page_size))
     layout, kernel = _kernel(q, k, v, pages.shape[2], page_size)

@@ -33,7 +33,7 @@ def limits_of_window_scores(q, k, lengths):
 def window_scores(q, k, lengths):
     """See `ratjax_kernels.window_scores.api`."""
     rows, keys = _rows(q, k)
-    (out,) = _kernel(rows, keys, q.shape[1])(lengths, rows, keys)
+    (out,) = _kernel(rows, keys, q.shape[1])(jnp.minimum(lengths, k.shape[1]), rows, keys)
     return out[:, :, 0]
 
 
