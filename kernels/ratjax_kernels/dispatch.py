@@ -22,7 +22,6 @@ NAMES = ("reference", "xla", "pallas_tpu", "triton", "cudnn")
 # What `implementation=None` tries, in order, for each of JAX's platform names.
 _PREFERENCE = {"gpu": ("triton", "cudnn", "xla"), "tpu": ("pallas_tpu", "xla")}
 _ANYWHERE = ("xla",)
-_KERNELS = ("pallas_tpu", "triton")
 
 _preferred: tuple[str, ...] = ()
 
@@ -116,8 +115,7 @@ class Operation:
 
 
 def _call(name, function, args, kwargs):
-    if name in _KERNELS:
-        args = vary_together(args)
+    args = vary_together(args)
     return function(*args, **kwargs)
 
 
