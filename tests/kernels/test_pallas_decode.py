@@ -147,6 +147,19 @@ def test_choice_of_pages(forced, pages):
     np.testing.assert_array_equal(have, want)
 
 
+def test_choice_of_pages_for_some_heads_at_a_time(monkeypatch):
+    monkeypatch.setattr(pallas_select, "_VALUES", 1500)  # 16 heads would take 24 MiB
+    scores = np.random.default_rng(0).normal(size=(2, 16, 250)).astype(np.float32)
+    lengths = jnp.asarray([4000, 1300], jnp.int32)
+    assert pallas_select.kernel(scores, 16, 7, True, True).grid == (2, 2)
+    choose = functools.partial(
+        pallas_select.select, page_size=16, pages=7, force_first=True, force_current=True
+    )
+    have = interpreted(choose, jnp.asarray(scores), lengths)
+    want = select_pages(jnp.asarray(scores), lengths, page_size=16, pages=7)
+    np.testing.assert_array_equal(have, want)
+
+
 def test_lengths_past_the_end_read_to_the_end():
     """As `append` drops what a full sequence is given, its length may still be counted on."""
     q, k, v, _ = inputs(40, 4, 2, 16, batch=2)

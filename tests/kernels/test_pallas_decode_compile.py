@@ -72,6 +72,25 @@ def test_each_kernel_compiles(chip):
     assert max(temporary for _, temporary in reports[:-7]) < 4 * 2**20
 
 
+CHOICE = """
+    from ratjax_kernels.paged_decode import pallas_select
+
+    def choose(scores, lengths):
+        return pallas_select.select(scores, lengths, 16, 64, True, True)
+
+    # As many pages as all heads can have at once, and those of a context of a million tokens.
+    for pages, parts in ((19968, 1), (65536, 4)):
+        scores = array(2, 32, pages, dtype=jnp.float32)
+        assert pallas_select.kernel(scores, 16, 64, True, True).grid == (2, parts)
+        report(choose, scores, integers(2))
+"""
+
+
+@compiles_for_tpus
+def test_choice_of_many_pages_compiles(chip):
+    assert [kernels for kernels, _ in compiled(chip, CHOICE)] == [1, 1]
+
+
 SPREAD = """
     from ratjax_kernels import append, dense_decode, quest_decode
 
