@@ -156,16 +156,19 @@ def test_many_heads_that_share_a_key_fit(channels, heads, dtype, capability, cap
     assert usage.shared <= (163 if capability == 80 else 227) * 1024
 
 
-def test_more_heads_than_fit_are_not_served(monkeypatch):
+def test_what_is_not_served(monkeypatch):
     triton = pytest.importorskip("ratjax_kernels.dense_decode.triton", exc_type=ImportError)
 
-    def problem(heads, kv_heads, channels):
-        q, k = jnp.zeros((1, 1, heads, channels)), jnp.zeros((1, 4, kv_heads, channels))
+    def problem(heads, kv_heads, channels, dtype=jnp.float32):
+        q = jnp.zeros((1, 1, heads, channels), dtype)
+        k = jnp.zeros((1, 4, kv_heads, channels))
         return triton.limits_of_dense_decode(q, k, k, None, None, None)
 
     monkeypatch.setattr(triton, "device_problem", lambda *arrays: None)
     assert problem(64, 1, 128) is None and problem(512, 8, 128) is None
     assert problem(65, 1, 128) == "serves 64 query heads a key head at most, not 65"
-    assert problem(4, 4, 512) is None
+    assert problem(4, 4, 512) is None and problem(4, 4, 64, jnp.bfloat16) is None
+    mixed = "serves queries in the keys' float32 where heads share keys, not bfloat16"
+    assert problem(4, 2, 64, jnp.bfloat16) == mixed
     monkeypatch.setattr(triton, "capability", lambda: "8.9")
     assert problem(64, 1, 128) == "serves 32 query heads a key head at most, not 64"

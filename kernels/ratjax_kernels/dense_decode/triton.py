@@ -59,6 +59,8 @@ def limits_of_dense_decode(q, k, v, lengths, mask, layer):
     most //= power_of_two(channels, 16) * k.dtype.itemsize
     if heads // kv_heads > max(most, 1):
         return f"serves {most} query heads a key head at most, not {heads // kv_heads}"
+    if heads > kv_heads and q.dtype != k.dtype:  # the products are of one type
+        return f"serves queries in the keys' {k.dtype} where heads share keys, not {q.dtype}"
     return device_problem(q, k, v)
 
 
