@@ -74,22 +74,17 @@ def experiment() -> Experiment:
 def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> None:
     """Parses the command line, calls `main`, and exits with what it returns (None: 0).
 
-    `interrupted` is what to say of Ctrl-C.
+    Ctrl-C ends it with the line `interrupted` and status 130.
     """
-
-    def ending(rest: list[str]) -> int:
-        status = guarded(main, rest, interrupted)
-        if status == INTERRUPTED:  # XLA, amid what it was at, may crash as the interpreter ends
-            _exit(status)
-        return status
-
-    app.run(ending, flags_parser=parse)
+    try:
+        app.run(lambda rest: guarded(main, rest), flags_parser=parse)
+    except KeyboardInterrupt:
+        # At once: XLA, amid what it was at, may crash as the interpreter ends.
+        _exit(fail(interrupted, INTERRUPTED))
 
 
-def guarded(
-    main: Callable[[], int | None], rest: list[str], interrupted: str = "interrupted"
-) -> int:
-    """Calls `main`; turns `InputError` into one line and status 2, an interrupt into 130."""
+def guarded(main: Callable[[], int | None], rest: list[str]) -> int:
+    """Calls `main`; turns `InputError` into one line and status 2."""
     try:
         if rest[1:]:
             raise InputError(f"unexpected argument {rest[1]!r}; flags begin with --")
@@ -97,8 +92,6 @@ def guarded(
         return main() or 0
     except InputError as error:
         return leave(fail(error))
-    except KeyboardInterrupt:
-        return leave(fail(interrupted, INTERRUPTED))
 
 
 def leave(status: int) -> int:

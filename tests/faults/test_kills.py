@@ -1,5 +1,6 @@
 """Runs that are killed outright, at any moment, give the losses of one that is left alone."""
 
+import functools
 import random
 import signal
 import time
@@ -62,17 +63,21 @@ def test_stopped_by_sigterm(victim, undisturbed):
     assert_same(run, undisturbed)
 
 
+def is_at(run, said, lines):
+    """Whether the command that was started last speaks, and has made its metrics so long."""
+    return len(run.said()) > said and run.lines() >= lines
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_it_at_once_and_in_one_line(victim, undisturbed):
     run = victim("interrupted")
     for ahead in (0, 1, 5):
         run.start()
-        said, begun = run.said(), run.lines()
-        assert run.until(lambda ahead=ahead, begun=begun: not ahead or run.lines() >= begun + ahead)
-        time.sleep(0.2)
+        said, lines = len(run.said()), run.lines() + ahead
+        assert run.until(functools.partial(is_at, run, said, lines))
         run.signal(signal.SIGINT)
         assert run.finish() == 130
-        (*_, last) = run.said()[len(said) :].splitlines()
+        (*_, last) = run.said()[said:].splitlines()
         assert last == "error: interrupted" and "Traceback" not in run.said()
     run.start()
     assert run.finish() == 0, run.said()

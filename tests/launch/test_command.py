@@ -115,12 +115,24 @@ def test_defects_keep_their_traceback(launch, experiment_file):
         launch(broken, define, f"--config={experiment_file()}", "--workdir=x")
 
 
-def test_an_interrupt_is_one_line(launch, experiment_file):
-    def interrupted():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("when", ["parsed", "run"])
+def test_an_interrupt_is_one_line(when):
+    """From the first flag on; and the interpreter does not go on to end in its own way."""
+    code = f"""
+import atexit, signal
+from launch import command
 
-    ended = launch(interrupted, define, f"--config={experiment_file()}", "--workdir=x")
-    assert ended == (130, [], ["error: interrupted"])
+def stop(*_):
+    signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(print, "the end")
+if {when!r} == "parsed":
+    command.parse = stop
+command.run(stop, interrupted="interrupted; more")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted; more\n")
 
 
 def test_help_explains_every_flag_and_field():
