@@ -13,7 +13,8 @@ def interrupts_held() -> Iterator[None]:
     Their handlers run in the main thread between any two of its instructions, and one that raises
     leaves what was begun there half done: a lock that a `with` had taken but not yet guarded stays
     taken, and the threads of an executor or of a checkpoint, which no signal stops, wait for it
-    or go on.
+    or go on. A signal that Python has no handler for is left as it is: it raises nothing, and JAX's
+    own handler of SIGTERM, of which Python knows nothing, could not be put back.
     """
     if threading.current_thread() is not threading.main_thread():  # signals do not come here
         yield
@@ -30,8 +31,12 @@ def interrupts_held() -> Iterator[None]:
 @contextlib.contextmanager
 def _recorded(number: signal.Signals, came: list[int]) -> Iterator[None]:
     """One signal's handler replaced; one context each, as the other's may raise while it ends."""
-    before = signal.signal(number, lambda number, _: came.append(number))
+    before = signal.getsignal(number)
+    if not callable(before):
+        yield
+        return
+    signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(number, signal.SIG_DFL if before is None else before)
+        signal.signal(number, before)

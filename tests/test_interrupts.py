@@ -1,3 +1,4 @@
+import faulthandler
 import signal
 import threading
 
@@ -63,3 +64,19 @@ def test_in_another_thread_nothing_is_held(came):
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_handlers_that_python_does_not_know_stay(tmp_path):
+    """Such as JAX's of SIGTERM, which tells of a preemption; here one of faulthandler's."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(tmp_path / "said", "w+") as said:
+        faulthandler.register(signal.SIGTERM, said)
+        try:
+            with interrupts_held():
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            faulthandler.unregister(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, before)
+        said.seek(0)
+        assert said.read().count("most recent call first") == 2

@@ -21,6 +21,7 @@ from ratjax.config.train import TrainConfig
 from ratjax.data import Batches
 from ratjax.errors import InputError
 from ratjax.files import Folder, absolute, is_remote
+from ratjax.interrupts import interrupts_held
 from ratjax.model.checkpoint import CHECKPOINTS, PARAMS, read_or_fail, seal, steps
 from ratjax.provenance import versions
 from ratjax.train.guard import from_plain, to_plain
@@ -72,19 +73,20 @@ class Checkpoints:
         self.finish()
         step = int(state.step)
         self.began = time.monotonic()
-        writing = self.manager.save_checkpointables_async(
-            step,
-            {PARAMS: state.parameters, OPTIMIZER: state.optimizer},
-            force=True,
-            metrics=None if loss is None else {"loss": loss},
-            custom_metadata={
-                "position": dict(position),
-                "signature": dict(signature),
-                "guard": to_plain(jax.device_get(state.guard)),
-                **self.notes,
-            },
-        )
-        self.unsealed = step, writing
+        with interrupts_held():
+            writing = self.manager.save_checkpointables_async(
+                step,
+                {PARAMS: state.parameters, OPTIMIZER: state.optimizer},
+                force=True,
+                metrics=None if loss is None else {"loss": loss},
+                custom_metadata={
+                    "position": dict(position),
+                    "signature": dict(signature),
+                    "guard": to_plain(jax.device_get(state.guard)),
+                    **self.notes,
+                },
+            )
+            self.unsealed = step, writing
 
     def settle(self) -> None:
         """Seals what has been written meanwhile; returns at once."""
