@@ -5,7 +5,9 @@ Bad input, wherever it is found, ends as one line `error: ...` on stderr and exi
 interrupt (Ctrl-C) as one and status 130; a traceback means a defect.
 """
 
+import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -76,11 +78,11 @@ def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> Non
 
     Ctrl-C ends it with the line `interrupted` and status 130.
     """
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         app.run(lambda rest: guarded(main, rest), flags_parser=parse)
-    except KeyboardInterrupt:
-        # At once: XLA, amid what it was at, may crash as the interpreter ends.
-        _exit(fail(interrupted, INTERRUPTED))
+    gc.collect()  # what the interrupted functions held: shared memory has to be given back
+    # At once: XLA, amid what it was at, may crash as the interpreter ends.
+    _exit(fail(interrupted, INTERRUPTED))
 
 
 def guarded(main: Callable[[], int | None], rest: list[str]) -> int:

@@ -70,7 +70,7 @@ def test_handlers_that_python_does_not_know_stay(tmp_path):
     """Such as JAX's of SIGTERM, which tells of a preemption; here one of faulthandler's."""
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with open(tmp_path / "said", "w+") as said:
-        faulthandler.register(signal.SIGTERM, said)
+        faulthandler.register(signal.SIGTERM, said, all_threads=False)
         try:
             with interrupts_held():
                 signal.raise_signal(signal.SIGTERM)
