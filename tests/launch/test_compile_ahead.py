@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from launch import command, compile_ahead, processes
 from launch import train as launch_train
@@ -28,7 +29,12 @@ def define():
 def ahead(launch, monkeypatch):
     """The command on as many CPU devices as there are, in place of a pod's."""
     monkeypatch.setattr(Topology, "devices", lambda self: jax.devices() * self.chips)
-    return lambda *arguments: launch(compile_ahead.main, define, *arguments)
+    used = jax.config.jax_enable_compilation_cache
+    # It switches the cache off, as programs from there cannot be saved again; JAX asks but once.
+    compilation_cache.reset_cache()
+    yield lambda *arguments: launch(compile_ahead.main, define, *arguments)
+    jax.config.update("jax_enable_compilation_cache", used)
+    compilation_cache.reset_cache()
 
 
 def test_dry_run_says_what_would_be_compiled(ahead):
