@@ -113,9 +113,11 @@ def rented(name: str) -> Topology:
     except InputError:
         known = None
     if known != topology:
-        near = near_slices(topology.chip, topology.chips * topology.chip.cores)
-        instead = f"{topology.accelerator_type} is {known}" if known else None
-        instead = instead or f"{' or '.join(map(str, near))} can be"
+        if known:
+            instead = f"{topology.accelerator_type} is {known}"
+        else:
+            near = near_slices(topology.chip, topology.chips * topology.chip.cores)
+            instead = f"{' or '.join(map(str, near))} can be"
         raise InputError(f"--topology={name}: not a shape that is rented; {instead}")
     return topology
 
